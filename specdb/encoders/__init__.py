@@ -21,14 +21,14 @@ _HOME = {
     "XpAutoencoderConfig": "config",
     "XpTransformer": "xp",
     "XpTransformerConfig": "config",
-    "build": "build",
+    "build": "models",
     "contrastive_logits": "clip",
     "contrastive_loss": "clip",
     "masked_reconstruction_loss": "transformer",
     "standardise": "transformer",
 }
 
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

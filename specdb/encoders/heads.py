@@ -33,9 +33,9 @@ class AttentionPool(nn.Module):
     """One learned query attends to all tokens; then LayerNorm. No residual to the query.
 
     `nn.MultiheadAttention` holds the parameters under their official names, but its forward is not used. As there is a
-    single query, the same for all spectra, the key matrix can be applied to the query instead of to every token, and the value
-    matrix to the weighted mean of the tokens: ``q . (K x) = (K' q) . x`` and ``sum a_t (V x_t) = V (sum a_t x_t)``. This is
-    exact and T times cheaper. The bias of the keys adds the same number to all scores of a softmax and drops out.
+    single query, the same for all spectra, the key matrix can be applied to the query instead of to every token, and the
+    value matrix to the weighted mean of the tokens: ``q . (K x) = (K' q) . x``, ``sum a_t (V x_t) = V (sum a_t x_t)``.
+    This is exact and T times cheaper. The bias of the keys adds one number to all scores of a softmax and drops out.
     """
 
     def __init__(self, width: int, dim: int, n_heads: int, dropout: float) -> None:

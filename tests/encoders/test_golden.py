@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from specdb.encoders.build import Model, build
+from specdb.encoders.models import Model, build
 from specdb.encoders.clip import contrastive_logits
 from specdb.encoders.config import (
     ClipConfig,
