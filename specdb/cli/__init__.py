@@ -1,0 +1,70 @@
+"""The command line: one file per group of verbs; it parses and prints, the library does the work."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from specdb._version import __version__
+from specdb.errors import SpecdbError
+
+__all__ = ["cli", "main"]
+
+#: Verb -> (module, function, one line of help). Modules are imported when their verb is used, so that `--help` is quick.
+_COMMANDS = {
+    "build-index": ("specdb.cli.build", "build_index", "Read, prepare, embed and index a survey's files (resumable)."),
+    "demo": ("specdb.cli.demo", "demo", "The whole tour on a small simulated survey."),
+    "doctor": ("specdb.cli.doctor", "doctor", "Check the installation with a real search on each device."),
+    "embed": ("specdb.cli.build", "embed", "Embed ingested spectra that have no embeddings yet."),
+    "encoders": ("specdb.cli.encoders", "encoders", "List, show, import and pull encoders."),
+    "index": ("specdb.cli.build", "index", "Build or extend the index over stored embeddings."),
+    "ingest": ("specdb.cli.build", "ingest", "Read and prepare a survey's files without embedding them."),
+    "search": ("specdb.cli.search", "search", "Find the spectra most similar to one spectrum."),
+    "sql": ("specdb.cli.search", "sql", "Run SQL over spectra, embeddings and rejected files."),
+    "status": ("specdb.cli.health", "status", "Say what a database holds."),
+    "train": ("specdb.cli.train", "train", "Train an encoder."),
+    "verify": ("specdb.cli.health", "verify", "Check files, checksums, counts and provenance."),
+}
+
+
+class _LazyGroup(click.Group):
+    """Lists commands from a table and imports them on use; turns our errors into one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[name]
+        return getattr(importlib.import_module(module), attribute)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _COMMANDS[name][2]) for name in self.list_commands(ctx)])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SpecdbError as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo("interrupted; everything committed is safe: run the same command again to go on", err=True)
+            sys.exit(130)
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="specdb")
+def cli() -> None:
+    """specdb: a vector-search database of stellar spectra.
+
+    Start with `specdb demo`, or with your own files: `specdb build-index lamost FOLDER --db mydb`.
+    """
+
+
+def main() -> None:
+    """Run the command line."""
+    cli()

@@ -1,0 +1,31 @@
+"""The database on disk: immutable Parquet parts, one manifest, one writer at a time."""
+
+from specdb.store.files import atomic_path, canonical_json, digest, sha256_file
+from specdb.store.lock import write_lock
+from specdb.store.manifest import Batch, Entry, Manifest
+from specdb.store.store import FORMAT_VERSION, Store, Writer
+from specdb.store.tables import REJECTED, embedding_table, matrix, read_table, spectra_schema, spectra_table
+from specdb.store.verify import Problem, can_be_made_again, verify_store
+
+__all__ = [
+    "FORMAT_VERSION",
+    "REJECTED",
+    "Batch",
+    "Entry",
+    "Manifest",
+    "Problem",
+    "Store",
+    "Writer",
+    "atomic_path",
+    "canonical_json",
+    "can_be_made_again",
+    "digest",
+    "embedding_table",
+    "matrix",
+    "read_table",
+    "sha256_file",
+    "spectra_schema",
+    "spectra_table",
+    "verify_store",
+    "write_lock",
+]

@@ -1,0 +1,114 @@
+"""`build-index`: from a survey's files to a searchable database, in one resumable call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from indexer.embedding import EmbeddingBuffer, EmbeddingSettings, embed_missing, require_compatible
+from indexer.indexing import IndexReport, IndexSettings, update_index
+from indexer.ingest import IngestReport, IngestSettings, ingest
+from indexer.progress import Progress
+from specdb.encoders import DEFAULT_ENCODER, load_encoder
+from specdb.spectra import modality_for_survey
+from specdb.store import Store
+
+__all__ = ["BuildReport", "build_index", "embed_survey", "index_survey", "ingest_survey"]
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What `build_index` did: the count of what went in, and the index that came out (None if nothing was accepted)."""
+
+    ingest: IngestReport
+    index: IndexReport | None
+
+
+def build_index(
+    db: str | Path,
+    survey: str,
+    inputs: Sequence[str | Path],
+    *,
+    encoder: str | None = None,
+    ingest_settings: IngestSettings | None = None,
+    embedding: EmbeddingSettings | None = None,
+    index: IndexSettings | None = None,
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Read, prepare, embed and index a survey's files; run it again to resume, or to add files.
+
+    Parameters
+    ----------
+    db : path-like
+        Database folder; made when it does not exist.
+    survey : str
+        ``lamost`` or ``gaia-xp``.
+    inputs : sequence of path-like
+        Files, folders, globs, tar archives, ``@lists`` of paths.
+    encoder : str, optional
+        Named encoder or model folder; by default the database's own.
+    ingest_settings, embedding, index : optional
+        How each stage works.
+    progress : Progress, optional
+
+    Returns
+    -------
+    BuildReport
+
+    Raises
+    ------
+    InputError, DatabaseError, LockError, ProvenanceError, RecallError
+        Each saying what to do; everything committed before stays.
+    """
+    modality = modality_for_survey(survey)
+    store = Store.create(Path(db), encoder or DEFAULT_ENCODER)
+    model = load_encoder(encoder or store.default_encoder)
+    buffer = EmbeddingBuffer(model, modality, embedding or EmbeddingSettings())
+    with store.writing() as writer:
+        require_compatible(writer, buffer)
+        report = ingest(writer, modality, inputs, settings=ingest_settings, buffer=buffer, progress=progress)
+        built = None
+        if store.spectra_parts(modality.name):
+            built = update_index(writer, modality.name, model.name, model.weight_hash, index)
+    return BuildReport(report, built)
+
+
+def ingest_survey(
+    db: str | Path,
+    survey: str,
+    inputs: Sequence[str | Path],
+    *,
+    settings: IngestSettings | None = None,
+    progress: Progress | None = None,
+) -> IngestReport:
+    """Read and prepare a survey's files without embedding them; the first stage of `build_index`."""
+    store = Store.create(Path(db), DEFAULT_ENCODER)
+    with store.writing() as writer:
+        return ingest(writer, modality_for_survey(survey), inputs, settings=settings, progress=progress)
+
+
+def embed_survey(
+    db: str | Path,
+    survey: str,
+    *,
+    encoder: str | None = None,
+    settings: EmbeddingSettings | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Embed what is ingested and not embedded yet; the second stage. Returns the number of spectra embedded."""
+    store = Store.open(Path(db))
+    model = load_encoder(encoder or store.default_encoder)
+    buffer = EmbeddingBuffer(model, modality_for_survey(survey), settings or EmbeddingSettings())
+    with store.writing() as writer:
+        return embed_missing(writer, buffer, progress)
+
+
+def index_survey(
+    db: str | Path, survey: str, *, encoder: str | None = None, settings: IndexSettings | None = None, rebuild: bool = False
+) -> IndexReport:
+    """Build or extend the index over stored embeddings; the third stage."""
+    store = Store.open(Path(db))
+    model = load_encoder(encoder or store.default_encoder)
+    with store.writing() as writer:
+        return update_index(writer, modality_for_survey(survey).name, model.name, model.weight_hash, settings, rebuild)

@@ -1,0 +1,162 @@
+"""Reading sources in worker processes, in order, with bounded memory.
+
+Decompressing and parsing one FITS file takes longer than preparing it, so files are read by a few processes, some dozens at a
+time, while the caller prepares and encodes. A source of many spectra is streamed by the calling process instead: its batches
+would be too large to pass around, and one such file keeps a reader of Arrow or HDF5 busy anyway.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import islice
+
+from specdb.errors import InputError, ReadError
+from specdb.spectra import Rejection, Source, Spectra
+from specdb.spectra.readers import read_source
+
+__all__ = ["Record", "read_records"]
+
+#: Sources per task: enough to hide the cost of passing results between processes (about 0.1 ms a task).
+_TASK = 32
+
+#: A source whose first batch is larger than this is streamed by the caller.
+_SMALL = 64
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one read of a source gave: spectra, or the reason why it gave none.
+
+    Attributes
+    ----------
+    source : str
+        Name of the source.
+    content : Spectra or Rejection
+    first : int
+        Number of the first spectrum within its source; -1 for a rejection.
+    ends : bool
+        True when the source holds nothing more.
+    """
+
+    source: str
+    content: Spectra | Rejection
+    first: int
+    ends: bool
+
+    def __len__(self) -> int:
+        return len(self.content) if isinstance(self.content, Spectra) else 1
+
+    def split(self, n: int) -> tuple[Record, Record]:
+        """Split into the first `n` spectra and the rest."""
+        assert isinstance(self.content, Spectra)
+        head, tail = self.content.take(slice(n)), self.content.take(slice(n, None))
+        return Record(self.source, head, self.first, False), Record(self.source, tail, self.first + n, self.ends)
+
+
+def read_records(
+    sources: Iterable[Source], readers: tuple[str, ...], *, file_format: str | None = None, workers: int = 1
+) -> Iterator[Record]:
+    """Yield the content of sources in their order.
+
+    Parameters
+    ----------
+    sources : iterable of Source
+        May be endless: only a few hundred are in flight at once.
+    readers : tuple of str
+        Names of the readers to try, see `specdb.spectra.readers`.
+    file_format : str, optional
+        Force one reader.
+    workers : int
+        Reader processes; 0 reads in this process.
+
+    Notes
+    -----
+    Every source ends with exactly one record whose `ends` is true. A source that fails midway keeps the spectra it gave before,
+    followed by a `Rejection`.
+    """
+    tasks = _chunks(sources, _TASK)
+    results = (
+        map(_read_small, tasks, _repeat(readers), _repeat(file_format))
+        if workers == 0
+        else _in_processes(tasks, readers, file_format, workers)
+    )
+    for result in results:
+        for source, records in result:
+            yield from _stream(source, readers, file_format) if records is None else records
+
+
+def _stream(source: Source, readers: tuple[str, ...], file_format: str | None) -> Iterator[Record]:
+    """Read one source, telling the last record from the others by reading one ahead."""
+    waiting: Record | None = None
+    count = 0
+    try:
+        for spectra in read_source(source, readers, file_format=file_format):
+            if waiting is not None:
+                yield waiting
+            waiting = Record(source.name, spectra, count, False)
+            count += len(spectra)
+        if waiting is None:
+            raise ReadError("empty_file", "the file holds no spectrum")
+        yield Record(waiting.source, waiting.content, waiting.first, True)
+    except ReadError as error:
+        if waiting is not None:
+            yield waiting
+        yield Record(source.name, Rejection(error.reason, error.detail), -1, True)
+
+
+def _read_small(
+    sources: Sequence[Source], readers: tuple[str, ...], file_format: str | None
+) -> list[tuple[Source, list[Record] | None]]:
+    """Read sources of few spectra; None stands for a large one, which the caller streams itself."""
+    out: list[tuple[Source, list[Record] | None]] = []
+    for source in sources:
+        records: list[Record] | None = []
+        for record in _stream(source, readers, file_format):
+            if len(record) > _SMALL or not record.ends:
+                records = None
+                break
+            assert records is not None
+            records.append(record)
+        out.append((source, records))
+    return out
+
+
+def _in_processes(
+    tasks: Iterator[list[Source]], readers: tuple[str, ...], file_format: str | None, workers: int
+) -> Iterator[list[tuple[Source, list[Record] | None]]]:
+    # A forked child would inherit locks of torch's and BLAS's threads, so fresh processes are started.
+    context = multiprocessing.get_context("spawn")
+    pending: deque[Future] = deque()
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        try:
+            for task in islice(tasks, 2 * workers + 2):
+                pending.append(pool.submit(_read_small, task, readers, file_format))
+            while pending:
+                result = pending.popleft().result()
+                for task in islice(tasks, 1):
+                    pending.append(pool.submit(_read_small, task, readers, file_format))
+                yield result
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a reader process died while starting or reading; in a script, put the call under "
+                "`if __name__ == '__main__':`, or pass workers=0 to read in the calling process"
+            ) from error
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _chunks(sources: Iterable[Source], size: int) -> Iterator[list[Source]]:
+    iterator = iter(sources)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def _repeat(value: object) -> Iterator:
+    while True:
+        yield value

@@ -1,0 +1,74 @@
+"""A DuckDB session that sees the database's tables and nothing else.
+
+Parquet files are handed to DuckDB as Arrow datasets, with projections and filters pushed down into them. DuckDB itself therefore
+needs no access to files at all, and has none: no reading, no writing, no extensions, and the settings are locked.
+"""
+
+from __future__ import annotations
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from specdb.errors import QueryError
+from specdb.store import REJECTED, Store
+
+__all__ = ["run_sql", "views"]
+
+_LOCKED = """
+SET enable_external_access = false;
+SET autoinstall_known_extensions = false;
+SET autoload_known_extensions = false;
+SET allow_community_extensions = false;
+SET lock_configuration = true;
+"""
+
+
+def views(store: Store) -> dict[str, ds.Dataset | pa.Table]:
+    """Return what a query can name: `spectra`, `rejected`, `embeddings`, and each modality under its own name."""
+    found: dict[str, ds.Dataset | pa.Table] = {}
+    rejected = [REJECTED.empty_table().append_column("modality", pa.array([], pa.string()))]
+    per_modality, per_encoder = [], []
+    for modality in store.modalities():
+        table = store.rejected(modality)
+        rejected.append(table.append_column("modality", pa.array([modality] * table.num_rows, pa.string())))
+        parts = store.spectra_parts(modality)
+        if parts:
+            found[modality] = ds.dataset([str(store.root / part) for part in parts], format="parquet")
+            per_modality.append(found[modality])
+        for encoder in store.encoders(modality):
+            files = [str(store.root / part) for part in store.embedding_parts(encoder, modality)]
+            per_encoder.append(ds.dataset(files, format="parquet"))
+    found["rejected"] = pa.concat_tables(rejected)
+    if per_modality:
+        found["spectra"] = per_modality[0] if len(per_modality) == 1 else _common(per_modality)
+    if per_encoder:
+        found["embeddings"] = per_encoder[0] if len(per_encoder) == 1 else _common(per_encoder)
+    return found
+
+
+def _common(datasets: list[ds.Dataset]) -> ds.Dataset:
+    """Unite datasets of different schemas on the columns that all of them have with one type."""
+    first, *others = [dataset.schema for dataset in datasets]
+    shared = [f for f in first if all(f.name in s.names and s.field(f.name).type == f.type for s in others)]
+    schema = pa.schema(shared)
+    return ds.dataset([dataset.replace_schema(schema) for dataset in datasets])
+
+
+def run_sql(store: Store, query: str) -> pa.Table:
+    """Run one SQL statement over the database's tables and return its result.
+
+    Raises
+    ------
+    QueryError
+        For SQL that DuckDB refuses, with DuckDB's explanation and the tables there are; and for any attempt to reach a file.
+    """
+    tables = views(store)
+    with duckdb.connect(":memory:") as connection:
+        connection.execute(_LOCKED)
+        for name, table in tables.items():
+            connection.register(name, table)
+        try:
+            return connection.execute(query).to_arrow_table()
+        except duckdb.Error as error:
+            raise QueryError(f"{str(error).strip()}\ntables: {', '.join(sorted(tables))}") from error

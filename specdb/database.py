@@ -1,0 +1,241 @@
+"""`Database`: the one object a user opens."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from specdb.catalog import run_sql
+from specdb.encoders import Encoder, load_encoder
+from specdb.errors import DatabaseError, QueryError
+from specdb.search import Hits, VectorIndex
+from specdb.search.query import Query, encode_spectra, find_modality, metadata_of, parse_question
+from specdb.spectra import Spectra, get_modality
+from specdb.store import Problem, Store, matrix, read_table, verify_store
+
+__all__ = ["Database", "open_database"]
+
+
+def open_database(path: str | Path) -> Database:
+    """Open an existing database for reading.
+
+    Parameters
+    ----------
+    path : path-like
+        Folder made by `specdb build-index` or `indexer.build_index`.
+
+    Raises
+    ------
+    DatabaseError
+        When there is no database at `path`, or it is damaged.
+    VersionError
+        When it was written in a newer format.
+    """
+    return Database(Store.open(Path(path)))
+
+
+class Database:
+    """Prepared spectra, embeddings and indices of one or more surveys.
+
+    Open it with `specdb.open`. Reading never waits for a writer: every answer comes from what was committed last.
+    """
+
+    def __init__(self, store: Store, device: str = "cpu") -> None:
+        self.store = store
+        self.device = device
+        self._indices: dict[tuple[str, str], tuple[int, VectorIndex]] = {}
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{m}: {n}" for m, n in self.counts().items())
+        return f"<Database {str(self.store.root)!r} ({sizes or 'empty'})>"
+
+    # -- what is there -------------------------------------------------------------------------------------------------
+
+    @property
+    def modalities(self) -> list[str]:
+        """Names of the modalities that have spectra."""
+        return self.store.modalities()
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The database's default encoder, loaded when first needed."""
+        return load_encoder(self.store.default_encoder)
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of spectra per modality."""
+        manifest = self.store.manifest()
+        return {m: sum(manifest.files[p].rows for p in self.store.spectra_parts(m)) for m in self.store.modalities()}
+
+    def index(self, modality: str) -> VectorIndex:
+        """Return the index over a modality's embeddings by the default encoder.
+
+        Raises
+        ------
+        QueryError
+            For a modality that the database does not have.
+        DatabaseError
+            When the index has not been built, or is damaged.
+        ProvenanceError
+            When it was built from another encoder's embeddings.
+        """
+        if modality not in self.modalities:
+            raise QueryError(f"the database has no modality {modality!r}; it has {', '.join(self.modalities) or 'none'}")
+        name = self.store.default_encoder
+        folder = self.store.index_folder(name, modality)
+        try:
+            stamp = (folder / "index.json").stat().st_mtime_ns
+        except FileNotFoundError:
+            raise DatabaseError(f"{modality} has no index for encoder {name} yet; run `specdb index {modality}`") from None
+        held = self._indices.get((name, modality))
+        if held is None or held[0] != stamp:
+            parts = self.store.embedding_parts(name, modality)
+            made = self.store.provenance(parts[0]) if parts else {}
+            expected = {"modality": modality, "encoder": name, "weight_hash": made.get("weight_hash")}
+            held = stamp, VectorIndex.open(folder, expected_provenance=expected)
+            self._indices[name, modality] = held
+        return held[1]
+
+    def spectra(self, ids: list[int] | np.ndarray, modality: str | None = None) -> pa.Table:
+        """Return the full rows (metadata, flux, ivar) of the given ids, in their order."""
+        wanted = np.asarray(ids, np.int64)
+        modality = modality or find_modality(self.store, int(wanted[0]))
+        found = []
+        for part in self.store.spectra_parts(modality):
+            here = read_table(self.store.root / part, ["spectrum_id"])["spectrum_id"].to_numpy()
+            rows = np.flatnonzero(np.isin(here, wanted))
+            if len(rows):
+                found.append(read_table(self.store.root / part).take(pa.array(rows)))
+        table = pa.concat_tables(found) if found else None
+        place = {} if table is None else {i: row for row, i in enumerate(table["spectrum_id"].to_pylist())}
+        missing = [i for i in wanted.tolist() if i not in place]
+        if table is None or missing:
+            raise QueryError(f"{modality} has no spectrum with the id {missing[0]}")
+        return table.take(pa.array([place[i] for i in wanted.tolist()]))
+
+    # -- asking --------------------------------------------------------------------------------------------------------
+
+    def search(
+        self, query: Query, *, k: int = 10, to: str | None = None, modality: str | None = None, include_self: bool = False
+    ) -> Hits:
+        """Find the spectra most similar to one spectrum.
+
+        Parameters
+        ----------
+        query : int, str, Path or Spectra
+            A spectrum_id of the database, a spectrum file, or one spectrum as arrays.
+        k : int
+            Number of answers; fewer come only when the database holds fewer.
+        to : str, optional
+            Modality of the answers; by default that of the query. Another one needs an encoder that aligns both.
+        modality : str, optional
+            Modality of the query where it is not clear.
+        include_self : bool
+            Keep the query itself among the answers when the database holds it.
+
+        Returns
+        -------
+        Hits
+
+        Raises
+        ------
+        QueryError
+            For a query or a `k` that makes no sense.
+        DatabaseError
+            When nothing has been indexed yet.
+        """
+        if k <= 0:
+            raise QueryError(f"k is {k}; ask for at least one answer")
+        if not self.modalities:
+            raise DatabaseError(f"{self.store.root} holds no spectra yet; fill it with `specdb build-index`")
+        question = parse_question(query, [modality] if modality else self.modalities)
+        if question.spectrum_id is not None:
+            own = question.spectrum_id
+            source = modality or find_modality(self.store, own)
+            vector = self._stored_vector(source, own)
+        else:
+            assert question.spectra is not None
+            if question.modality is None:
+                raise QueryError(f"say of which modality the spectrum is: {', '.join(self.modalities)}")
+            source = question.modality
+            vector, own = self._vector_of(question.spectra, source)
+        target = to or source
+        index = self.index(target)
+        exclude = [own] if own is not None and target == source and not include_self else None
+        scores, ids = index.search(vector, k, exclude_ids=exclude)
+        rows = metadata_of(self.store, target, ids[0])
+        ranked = rows.add_column(0, "score", pa.array(scores[0], pa.float32()))
+        ranked = ranked.add_column(0, "rank", pa.array(np.arange(1, len(ids[0]) + 1), pa.int32()))
+        return Hits(ranked, question.name, target, self.store.default_encoder, index.summary())
+
+    def sql(self, query: str) -> pa.Table:
+        """Run one SQL statement over `spectra`, `embeddings`, `rejected`; it can read these tables and nothing else."""
+        return run_sql(self.store, query)
+
+    def embed(self, spectra: Spectra, modality: str) -> np.ndarray:
+        """Return the shared embeddings (n, d) of spectra that are not in the database, as unit vectors."""
+        return encode_spectra(self.encoder, get_modality(modality), spectra, self.device)[0]
+
+    def _vector_of(self, spectra: Spectra, modality: str) -> tuple[np.ndarray, int | None]:
+        vector = self.embed(spectra, modality)
+        own = spectra.metadata["spectrum_id"][0].as_py() if spectra.metadata.num_rows else None
+        return vector, own
+
+    def _stored_vector(self, modality: str, spectrum_id: int) -> np.ndarray:
+        """Return the stored vector (1, d) of a spectrum, from the index's cache or, if that lags behind, from Parquet."""
+        for part in self.store.embedding_parts(self.store.default_encoder, modality):
+            table = read_table(self.store.root / part, ["spectrum_id"])
+            rows = np.flatnonzero(table["spectrum_id"].to_numpy() == spectrum_id)
+            if len(rows):
+                vectors = read_table(self.store.root / part, ["shared"])["shared"]
+                return matrix(vectors)[rows]
+        raise QueryError(f"{modality} has no embedded spectrum with the id {spectrum_id}; run `specdb embed` if it is new")
+
+    # -- health --------------------------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """Return what the database holds, per modality: counts, reasons for rejection, encoders, indices, bytes."""
+        store, manifest = self.store, self.store.manifest()
+        out: dict[str, Any] = {"database": str(store.root), "default_encoder": store.default_encoder, "modalities": {}}
+        for modality in store.modalities():
+            rejected = store.rejected(modality)
+            reasons = rejected.group_by(["status", "reason"]).aggregate([([], "count_all")]).to_pylist()
+            spectra = sum(manifest.files[p].rows for p in store.spectra_parts(modality))
+            encoders = {}
+            for name in store.encoders(modality):
+                embedded = sum(manifest.files[p].rows for p in store.embedding_parts(name, modality))
+                index_file = f"index/{name}/{modality}/index.json"
+                encoders[name] = {
+                    "embedded": embedded,
+                    "indexed": manifest.files[index_file].rows if index_file in manifest.files else 0,
+                    "index": self._index_summary(name, modality),
+                }
+            out["modalities"][modality] = {
+                "spectra": spectra,
+                "rejected": {f"{r['status']}: {r['reason']}": r["count_all"] for r in reasons},
+                "encoders": encoders,
+                "bytes": sum(e.bytes for name, e in manifest.files.items() if f"/{modality}/" in name),
+            }
+        return out
+
+    def _index_summary(self, encoder: str, modality: str) -> dict[str, Any] | None:
+        folder = self.store.index_folder(encoder, modality)
+        return VectorIndex.describe(folder) if (folder / "index.json").exists() else None
+
+    def verify(self, checksums: bool = True) -> list[Problem]:
+        """Check files, checksums, counts and provenance; return what is wrong (nothing for a sound database)."""
+        problems = verify_store(self.store, checksums)
+        for modality in self.store.modalities():
+            for encoder in self.store.encoders(modality):
+                folder = self.store.index_folder(encoder, modality)
+                if not (folder / "index.json").exists():
+                    continue
+                name = folder.relative_to(self.store.root).as_posix()
+                try:
+                    VectorIndex.open(folder).verify()
+                except DatabaseError as error:
+                    problems.append(Problem(f"{name}/index.json", str(error), "`specdb index` builds it again"))
+        return problems

@@ -1,0 +1,136 @@
+"""From what a user asks about (an id, a file, arrays) to a vector, and from row numbers back to metadata."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from specdb.encoders import Encoder
+from specdb.errors import InputError, QueryError, ReadError
+from specdb.spectra import Modality, Prepared, Source, Spectra, get_modality
+from specdb.spectra.readers import read_source
+from specdb.store import Store
+
+__all__ = ["Question", "encode_spectra", "find_modality", "metadata_of", "parse_question", "read_question"]
+
+Query = int | np.integer | str | Path | Spectra
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is searched for: an id in the database, or spectra from outside.
+
+    Attributes
+    ----------
+    name : str
+        For people.
+    spectrum_id : int or None
+        Set when the database is asked about one of its own spectra.
+    spectra : Spectra or None
+        One spectrum from a file or from arrays.
+    modality : str or None
+        Modality that the file was recognised as.
+    """
+
+    name: str
+    spectrum_id: int | None = None
+    spectra: Spectra | None = None
+    modality: str | None = None
+
+
+def parse_question(query: Query, modalities: list[str]) -> Question:
+    """Tell an id from a file name from arrays.
+
+    Raises
+    ------
+    QueryError
+        For a string that is neither a whole number nor an existing file.
+    ReadError
+        For a file that none of the database's modalities can read.
+    """
+    if isinstance(query, Spectra):
+        if len(query) != 1:
+            raise QueryError(f"a query is one spectrum, these are {len(query)}; pass spectra.take([i])")
+        return Question("spectrum from arrays", spectra=query, modality=modalities[0] if len(modalities) == 1 else None)
+    if isinstance(query, int | np.integer):
+        return Question(str(query), spectrum_id=int(query))
+    text = str(query)
+    if text.lstrip("-").isdigit() and not Path(text).exists():
+        return Question(text, spectrum_id=int(text))
+    if not Path(text).is_file():
+        raise QueryError(f"{text!r} is neither a spectrum_id (a whole number) nor an existing file")
+    return read_question(Path(text), modalities)
+
+
+def read_question(path: Path, modalities: list[str]) -> Question:
+    """Read the one spectrum of a file as the first modality that recognises it."""
+    declined: list[str] = []
+    for name in modalities:
+        try:
+            spectra = list(read_source(Source(path), get_modality(name).readers))
+        except ReadError as error:
+            if error.reason not in ("unknown_format", "other_instrument"):
+                raise InputError(f"{path}: {error}") from error
+            declined.append(f"{name}: {error.detail}")
+            continue
+        n = sum(map(len, spectra))
+        if n != 1:
+            raise QueryError(
+                f"{path} holds {n} spectra; a query is one spectrum: read it in Python and pass spectra.take([i])"
+            )
+        return Question(str(path), spectra=spectra[0], modality=name)
+    raise QueryError(f"{path} is not a spectrum of this database's modalities ({'; '.join(declined)})")
+
+
+def find_modality(store: Store, spectrum_id: int) -> str:
+    """Return the modality that holds an id.
+
+    Raises
+    ------
+    QueryError
+        When none or several do.
+    """
+    holding = [m for m in store.modalities() if spectrum_id in store.ids(m)]
+    if not holding:
+        raise QueryError(f'no spectrum has the id {spectrum_id}; `specdb sql "SELECT spectrum_id FROM spectra"` lists them')
+    if len(holding) > 1:
+        raise QueryError(f"the id {spectrum_id} occurs in {', '.join(holding)}; say which with --modality")
+    return holding[0]
+
+
+def encode_spectra(
+    encoder: Encoder, modality: Modality, spectra: Spectra, device: str = "cpu"
+) -> tuple[np.ndarray, Prepared]:
+    """Prepare and embed spectra that are not in the database.
+
+    Returns
+    -------
+    vectors : ndarray (n, d), float32
+        Unit vectors in the encoder's shared space.
+    prepared : Prepared
+
+    Raises
+    ------
+    QueryError
+        When the preparation rejects one of them, with its reason.
+    """
+    prepared = modality.preparation([spectra])
+    if prepared.rejections:
+        first = prepared.rejections[0]
+        raise QueryError(f"the spectrum cannot be used as a query: {first.reason}: {first.detail}")
+    return encoder.encode(prepared.flux, modality.name, device=device)["shared"], prepared
+
+
+def metadata_of(store: Store, modality: str, ids: np.ndarray) -> pa.Table:
+    """Return the metadata rows (everything but flux and ivar) of the given ids, in their order."""
+    parts = [str(store.root / part) for part in store.spectra_parts(modality)]
+    dataset = ds.dataset(parts, format="parquet")
+    columns = [name for name in dataset.schema.names if name not in ("flux", "ivar")]
+    found = dataset.to_table(columns=columns, filter=pc.field("spectrum_id").isin(pa.array(ids, pa.int64())))
+    place = {spectrum_id: row for row, spectrum_id in enumerate(found["spectrum_id"].to_pylist())}
+    return found.take(pa.array([place[i] for i in ids.tolist()], pa.int64()))

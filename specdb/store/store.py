@@ -1,0 +1,281 @@
+"""The database directory: where things are, what is committed, and the only way to commit more."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from specdb._version import __version__
+from specdb.errors import DatabaseError, InputError, ProvenanceError, VersionError
+from specdb.spectra import Modality
+from specdb.store.files import sha256_file, sweep, write_text
+from specdb.store.lock import write_lock
+from specdb.store.manifest import Batch, Entry, Manifest
+from specdb.store.tables import REJECTED, matrix, read_table, write_table
+
+__all__ = ["FORMAT_VERSION", "Store", "Writer"]
+
+#: Raised when an older specdb could not read what a newer one writes.
+FORMAT_VERSION = 1
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Store:
+    """A database directory, opened for reading; `writing` gives the lock and the right to commit.
+
+    Attributes
+    ----------
+    root : Path
+    name : str
+    default_encoder : str
+    """
+
+    root: Path
+    name: str
+    default_encoder: str
+
+    # -- opening -------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, root: Path, default_encoder: str) -> Store:
+        """Create an empty database, or open the one that is there.
+
+        Raises
+        ------
+        DatabaseError
+            When `root` is a file or a folder with other content, which is never touched.
+        """
+        if (root / "specdb.toml").exists():
+            return cls.open(root)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            foreign = [path.name for path in root.iterdir() if path.name not in ("lock", "lock.json")]
+        except OSError as error:
+            raise DatabaseError(f"cannot create a database at {root}: {error.strerror or error}") from error
+        if foreign:
+            raise DatabaseError(
+                f"{root} holds other files ({', '.join(sorted(foreign)[:3])}, ...) and no specdb.toml; "
+                "a database is created only in an empty or a new folder"
+            )
+        settings = {"format_version": FORMAT_VERSION, "name": root.resolve().name, "default_encoder": default_encoder}
+        lines = [f"{key} = {value}" if isinstance(value, int) else f'{key} = "{value}"' for key, value in settings.items()]
+        write_text(root / "specdb.toml", f"# made by specdb {__version__}\n" + "\n".join(lines) + "\n")
+        return cls.open(root)
+
+    @classmethod
+    def open(cls, root: Path) -> Store:
+        """Open an existing database.
+
+        Raises
+        ------
+        DatabaseError
+            When there is none, or its settings are damaged.
+        VersionError
+            When it was written in a newer format.
+        """
+        path = root / "specdb.toml"
+        try:
+            settings = tomllib.loads(path.read_text(encoding="utf-8"))
+            version = int(settings["format_version"])
+            if version <= FORMAT_VERSION:
+                return cls(root, str(settings["name"]), str(settings["default_encoder"]))
+        except FileNotFoundError:
+            raise DatabaseError(
+                f"{root} is no specdb database (it has no specdb.toml); `specdb build-index` makes one"
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DatabaseError(
+                f"{path} cannot be read ({error}); it should give format_version, name, default_encoder"
+            ) from error
+        raise VersionError(
+            f"{root} has format version {version}, this specdb {__version__} reads up to {FORMAT_VERSION}; upgrade specdb"
+        )
+
+    # -- what is there -------------------------------------------------------------------------------------------------
+
+    def manifest(self) -> Manifest:
+        """Return the current snapshot."""
+        return Manifest.load(self.root / "manifest.json")
+
+    def modalities(self) -> list[str]:
+        """Return the modalities that anything has been ingested for, sorted."""
+        return sorted(self.manifest().batches)
+
+    def encoders(self, modality: str) -> list[str]:
+        """Return the encoders that have embedded a modality, sorted."""
+        names = {name.split("/")[1] for name, _ in self.manifest().under("embeddings") if name.split("/")[2] == modality}
+        return sorted(names)
+
+    def spectra_parts(self, modality: str) -> list[str]:
+        """Return the relative paths of the committed `spectra` parts in order."""
+        return [name for name, _ in self.manifest().under(f"spectra/{modality}") if "/part-" in name]
+
+    def embedding_parts(self, encoder: str, modality: str) -> list[str]:
+        """Return the relative paths of the committed `embeddings` parts in order."""
+        return [name for name, _ in self.manifest().under(f"embeddings/{encoder}/{modality}")]
+
+    def index_folder(self, encoder: str, modality: str) -> Path:
+        """Return the folder of the index over one modality's embeddings."""
+        return self.root / "index" / encoder / modality
+
+    def rejected(self, modality: str) -> pa.Table:
+        """Return the table of what did not get in, without rows of a step that was never committed."""
+        path = self.root / _rejected_name(modality)
+        if not path.exists():
+            return REJECTED.empty_table()
+        table = read_table(path)
+        numbers = pa.array([b.number for b in self.manifest().batches.get(modality, ())], pa.int32())
+        return table.filter(pc.is_in(table["batch"], numbers))
+
+    def column(self, parts: Sequence[str], name: str) -> Iterator[pa.ChunkedArray]:
+        """Yield one column part by part."""
+        for part in parts:
+            yield read_table(self.root / part, [name])[name]
+
+    def ids(self, modality: str) -> np.ndarray:
+        """Return the spectrum_id of every spectrum of a modality in order, int64."""
+        columns = self.column(self.spectra_parts(modality), "spectrum_id")
+        return np.concatenate([np.empty(0, np.int64), *(column.to_numpy() for column in columns)])
+
+    def vectors(self, encoder: str, modality: str, output: str = "shared") -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (ids, vectors) part by part: (n,) int64 and (n, d) float32."""
+        for part in self.embedding_parts(encoder, modality):
+            table = read_table(self.root / part, ["spectrum_id", output])
+            yield table["spectrum_id"].to_numpy(), matrix(table[output])
+
+    def provenance(self, name: str) -> dict[str, Any]:
+        """Return the provenance record of one file."""
+        manifest = self.manifest()
+        return manifest.provenance[manifest.files[name].provenance]
+
+    def matches(self, name: str, entry: Entry) -> bool:
+        """Whether a file on disk is the one that a manifest entry describes (size and SHA-256)."""
+        path = self.root / name
+        return path.exists() and path.stat().st_size == entry.bytes and sha256_file(path) == entry.sha256
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def writing(self) -> Iterator[Writer]:
+        """Hold the write lock; what a killed writer left half-done is cleared first."""
+        with write_lock(self.root):
+            sweep(self.root)
+            yield Writer(self)
+
+
+class Writer:
+    """The right to commit; obtained from `Store.writing`. Every method leaves the database consistent on disk."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def require_same(self, names: Sequence[str], keys: dict[str, Any], what: str) -> None:
+        """Refuse to go on when stored files were made differently.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Files already in the database.
+        keys : dict
+            What must be equal in the provenance of each of them.
+        what : str
+            For the message: "spectra", "embeddings by specclip-mini".
+
+        Raises
+        ------
+        ProvenanceError
+        """
+        manifest = self.store.manifest()
+        for key in {manifest.files[name].provenance for name in names}:
+            record = manifest.provenance[key]
+            different = [f"{k}: stored {record.get(k)!r}, now {v!r}" for k, v in keys.items() if record.get(k) != v]
+            if different:
+                raise ProvenanceError(
+                    f"the {what} in {self.store.root} were made differently ({'; '.join(different)}); "
+                    "use the same settings, or build a new database"
+                )
+
+    def commit_ingest(
+        self,
+        modality: Modality,
+        batch: Batch,
+        spectra: pa.Table,
+        rejected: pa.Table,
+        provenance: dict[str, Any],
+        embeddings: tuple[str, pa.Table, dict[str, Any]] | None = None,
+    ) -> None:
+        """Commit one ingest step: accepted spectra, rejected rows and, when given, (encoder, embeddings, provenance)."""
+        manifest = self.store.manifest()
+        files: dict[str, Entry] = {}
+        if rejected.num_rows:
+            # Rows carry their step's number: should we die before the manifest is written, they are ignored and replaced.
+            name = _rejected_name(modality.name)
+            table = pa.concat_tables([self.store.rejected(modality.name), rejected])
+            files[name], manifest = self._write(name, table, {"specdb_version": __version__}, manifest)
+        if spectra.num_rows:
+            name = f"spectra/{modality.name}/{batch.part}"
+            files[name], manifest = self._write(name, spectra, provenance, manifest)
+            if embeddings is not None:
+                encoder, table, record = embeddings
+                name = _embedding_name(encoder, modality.name, batch.part)
+                files[name], manifest = self._write(name, table, record, manifest)
+        self._save(manifest.with_files(files).with_batch(modality.name, batch))
+
+    def commit_embeddings(self, encoder: str, modality: str, part: str, table: pa.Table, provenance: dict[str, Any]) -> None:
+        """Commit the embeddings of one `spectra` part."""
+        name = _embedding_name(encoder, modality, part)
+        entry, manifest = self._write(name, table, provenance, self.store.manifest())
+        self._save(manifest.with_files({name: entry}))
+
+    def commit_index(self, encoder: str, modality: str, rows: int, provenance: dict[str, Any]) -> None:
+        """Register the index that now lies in `Store.index_folder`; its own `index.json` lists and checks its files."""
+        key, manifest = self.store.manifest().record({"specdb_version": __version__} | provenance)
+        name = f"index/{encoder}/{modality}/index.json"
+        self._save(manifest.with_files({name: Entry.of(self.store.root / name, rows, key)}))
+
+    def forget_failures(self, modality: str) -> int:
+        """Drop the failed rows of the rejected table, so that their sources are read again; return how many there were."""
+        table = self.store.rejected(modality)
+        failed = pc.equal(table["status"], "failed")
+        count = int(pc.sum(failed).as_py() or 0)
+        if count:
+            name = _rejected_name(modality)
+            kept = table.filter(pc.invert(failed))
+            entry, manifest = self._write(name, kept, {"specdb_version": __version__}, self.store.manifest())
+            self._save(manifest.with_files({name: entry}))
+        return count
+
+    def forget(self, names: Sequence[str]) -> None:
+        """Take files that can be made again (embeddings, indices) out of the manifest; the next run makes them."""
+        manifest = self.store.manifest()
+        self._save(manifest.with_files({}, drop=set(names)))
+
+    def _write(self, name: str, table: pa.Table, provenance: dict[str, Any], manifest: Manifest) -> tuple[Entry, Manifest]:
+        path = self.store.root / name
+        key, manifest = manifest.record({"specdb_version": __version__} | provenance)
+        write_table(table, path)
+        return Entry.of(path, table.num_rows, key), manifest
+
+    def _save(self, manifest: Manifest) -> None:
+        manifest.save(self.store.root / "manifest.json")
+
+
+def _rejected_name(modality: str) -> str:
+    return f"spectra/{modality}/rejected.parquet"
+
+
+def _embedding_name(encoder: str, modality: str, part: str) -> str:
+    if not _SAFE_NAME.fullmatch(encoder):
+        raise InputError(f"encoder name {encoder!r} cannot be a folder name; use letters, digits, '.', '_' and '-'")
+    return f"embeddings/{encoder}/{modality}/{part}"
