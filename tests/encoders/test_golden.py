@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from specdb.encoders.models import Model, build
 from specdb.encoders.clip import contrastive_logits
 from specdb.encoders.config import (
     ClipConfig,
@@ -21,6 +20,7 @@ from specdb.encoders.config import (
     XpAutoencoderConfig,
     XpTransformerConfig,
 )
+from specdb.encoders.models import Model, build
 
 pytestmark = pytest.mark.shared
 
