@@ -1,7 +1,8 @@
 """The manifest: every file of a database with its rows, checksum and provenance, replaced atomically.
 
-A file that the manifest does not list is not part of the database. That one rule makes every write safe: files are written
-first, the manifest last, and a process killed in between leaves only files that nobody looks at and the next writer replaces.
+A file that the manifest does not list is not part of the database. That one rule makes every write safe: files are
+written first, the manifest last, and a process killed in between leaves only files that nobody looks at and that the next
+writer replaces.
 """
 
 from __future__ import annotations

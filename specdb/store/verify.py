@@ -48,7 +48,8 @@ def verify_store(store: Store, checksums: bool = True) -> list[Problem]:
     list of Problem
         Empty for a sound database.
     """
-    return [*_files(store, checksums), *_strays(store), *_rows(store)]
+    damaged = _files(store, checksums)
+    return [*damaged, *_strays(store), *_rows(store, {problem.file for problem in damaged})]
 
 
 def _files(store: Store, checksums: bool) -> list[Problem]:
@@ -88,13 +89,13 @@ def _strays(store: Store) -> list[Problem]:
     return [Problem(name, "not in the manifest", remedy) for name in sorted(tables) if name not in known]
 
 
-def _rows(store: Store) -> list[Problem]:
+def _rows(store: Store, damaged: set[str]) -> list[Problem]:
     """Every embeddings part must hold the ids of its spectra part in the same order, and no id may occur twice."""
     problems = []
     for modality in store.modalities():
         by_part = {}
         for part in store.spectra_parts(modality):
-            if (store.root / part).exists():
+            if part not in damaged:
                 by_part[part.rsplit("/", 1)[1]] = read_table(store.root / part, ["spectrum_id"])["spectrum_id"].to_numpy()
         ids = np.concatenate([np.empty(0, np.int64), *by_part.values()])
         if len(ids) != len(np.unique(ids)):
@@ -104,7 +105,7 @@ def _rows(store: Store) -> list[Problem]:
         for encoder in store.encoders(modality):
             for name in store.embedding_parts(encoder, modality):
                 expected = by_part.get(name.rsplit("/", 1)[1])
-                if expected is None or not (store.root / name).exists():
+                if expected is None or name in damaged:
                     continue
                 found = read_table(store.root / name, ["spectrum_id"])["spectrum_id"].to_numpy()
                 if not np.array_equal(found, expected):

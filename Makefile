@@ -1,0 +1,46 @@
+# The one entry for developers; `make` alone lists what there is.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+RUN_TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint soak bench docs clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Stamps, so that a second call installs nothing. The constraint keeps torch to its CPU build.
+$(VENV)/.base: pyproject.toml constraints/cpu.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -c constraints/cpu.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(PIP) install -c constraints/cpu.txt -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.base ## set up and take the tour on a small simulated survey
+	$(BIN)/specdb demo
+
+test: $(VENV)/.dev lint ## set up and run everything that needs no GPU and little time
+	$(RUN_TESTS) -m "not slow and not gpu"
+
+lint: $(VENV)/.dev ## style, types, import rule
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+soak: $(VENV)/.dev ## the slow suites too
+	$(RUN_TESTS) -m "not gpu"
+
+bench: $(VENV)/.dev ## measure; writes benchmarks/results
+	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+docs: $(VENV)/.dev ## run the commands of the documentation
+	$(BIN)/pytest tests/test_docs.py
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
