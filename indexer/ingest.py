@@ -1,8 +1,8 @@
 """Reading, preparing and, when an encoder is given, embedding spectra into a database, part by part.
 
 The stream of records (spectra and unreadable sources, in the order of the inputs) is cut into windows that are prepared
-together and parts that are committed together. The cuts depend only on the order of what is still to be read, so a run that was
-killed continues exactly where the last committed part ended and writes the same rows as an undisturbed one.
+together and parts that are committed together. The cuts depend only on the order of what is still to be read, so a run
+that was killed continues exactly where the last committed part ended and writes the same rows as an undisturbed one.
 """
 
 from __future__ import annotations

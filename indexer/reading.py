@@ -1,8 +1,8 @@
 """Reading sources in worker processes, in order, with bounded memory.
 
-Decompressing and parsing one FITS file takes longer than preparing it, so files are read by a few processes, some dozens at a
-time, while the caller prepares and encodes. A source of many spectra is streamed by the calling process instead: its batches
-would be too large to pass around, and one such file keeps a reader of Arrow or HDF5 busy anyway.
+Decompressing and parsing one FITS file takes longer than preparing it, so files are read by a few processes, some dozens
+at a time, while the caller prepares and encodes. A source of many spectra is streamed by the calling process instead: its
+batches would be too large to pass around, and one such file keeps a reader of Arrow or HDF5 busy anyway.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def read_records(
 
     Notes
     -----
-    Every source ends with exactly one record whose `ends` is true. A source that fails midway keeps the spectra it gave before,
-    followed by a `Rejection`.
+    Every source ends with exactly one record whose `ends` is true. A source that fails midway keeps the spectra it gave
+    before, followed by a `Rejection`.
     """
     tasks = _chunks(sources, _TASK)
     results = (

@@ -8,7 +8,7 @@ from specdb._version import __version__
 
 if TYPE_CHECKING:
     from specdb.database import Database
-    from specdb.database import open_database as open  # noqa: A004
+    from specdb.database import open_database as open
     from specdb.search import Hits
 
 __all__ = ["Database", "Hits", "__version__", "open"]

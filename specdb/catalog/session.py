@@ -1,7 +1,7 @@
 """A DuckDB session that sees the database's tables and nothing else.
 
-Parquet files are handed to DuckDB as Arrow datasets, with projections and filters pushed down into them. DuckDB itself therefore
-needs no access to files at all, and has none: no reading, no writing, no extensions, and the settings are locked.
+Parquet files are handed to DuckDB as Arrow datasets, with projections and filters pushed down into them. DuckDB itself
+therefore needs no access to files at all, and has none: no reading, no writing, no extensions, and locked settings.
 """
 
 from __future__ import annotations

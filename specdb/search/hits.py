@@ -22,8 +22,8 @@ class Hits:
     Attributes
     ----------
     rows : pyarrow.Table
-        ``rank`` (from 1), ``score`` (cosine similarity, at most 1), ``spectrum_id``, then the columns of the `spectra` table but
-        flux and ivar, best first.
+        ``rank`` (from 1), ``score`` (cosine similarity, at most 1), ``spectrum_id``, then the columns of the `spectra` table
+        but flux and ivar, best first.
     query : str
         What was asked for: an id or a file name.
     modality : str
