@@ -1,5 +1,7 @@
 """Readers: one small file per format, found through the registry."""
 
+from specdb.spectra.readers.arrays import content_ids, from_arrays
+from specdb.spectra.readers.lamost import LAMOST_COLUMNS, LamostReader
 from specdb.spectra.readers.opened import OpenSource, codec_errors
 from specdb.spectra.readers.registry import (
     OtherInstrument,
@@ -12,12 +14,17 @@ from specdb.spectra.readers.registry import (
     suffixes_of,
 )
 
+register(LamostReader())
+
 __all__ = [
+    "LAMOST_COLUMNS",
     "OpenSource",
     "OtherInstrument",
     "Reader",
     "codec_errors",
+    "content_ids",
     "find_reader",
+    "from_arrays",
     "get_reader",
     "read_source",
     "reader_names",

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import IO, TYPE_CHECKING, cast
 
-from specdb.errors import ReadError, SpecdbError
+from specdb.errors import ReadError
 from specdb.spectra.sources import Source
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class OpenSource:
             warnings.simplefilter("ignore")
             if b"END" + b" " * 77 not in self.data:
                 raise ReadError("truncated", f"the file ends inside its FITS header, after {len(self.data)} bytes")
-            hdus = fits.open(io.BytesIO(self.data), memmap=False, lazy_load_hdus=False)
+            hdus = fits.open(io.BytesIO(self.data), memmap=False, lazy_load_hdus=False, disable_image_compression=True)
             for hdu in hdus:
                 end = hdu.fileinfo()["datLoc"] + hdu.size
                 if end > len(self.data):
@@ -123,7 +123,7 @@ def codec_errors(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except SpecdbError:
+    except ReadError:
         raise
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ReadError("truncated" if isinstance(error, EOFError) else "corrupt", f"{what}: {error}") from error

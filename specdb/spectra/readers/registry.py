@@ -139,7 +139,7 @@ def read_source(source: Source, names: Sequence[str], file_format: str | None = 
     Raises
     ------
     ReadError
-        With the reason for the `rejected` table; a `FormatError` where no reader takes it. Spectra yielded before stay valid.
+        With the reason for the `rejected` table; a `FormatError` where no reader takes it. Earlier spectra stay valid.
     InputError
         For a reader that does not exist.
     """
