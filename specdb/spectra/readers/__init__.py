@@ -1,6 +1,7 @@
 """Readers: one small file per format, found through the registry."""
 
 from specdb.spectra.readers.arrays import content_ids, from_arrays
+from specdb.spectra.readers.gaia_xp import XP_COLUMNS, GaiaXpContinuous, GaiaXpSampled
 from specdb.spectra.readers.lamost import LAMOST_COLUMNS, LamostReader
 from specdb.spectra.readers.opened import OpenSource, codec_errors
 from specdb.spectra.readers.registry import (
@@ -15,9 +16,12 @@ from specdb.spectra.readers.registry import (
 )
 
 register(LamostReader())
+register(GaiaXpContinuous())
+register(GaiaXpSampled())
 
 __all__ = [
     "LAMOST_COLUMNS",
+    "XP_COLUMNS",
     "OpenSource",
     "OtherInstrument",
     "Reader",

@@ -18,8 +18,8 @@ __all__ = ["content_ids", "from_arrays"]
 def content_ids(flux: np.ndarray, wavelength: np.ndarray) -> np.ndarray:
     """Return stable ids made from the content of spectra.
 
-    The id is the first 62 bits of BLAKE2b over the flux as little-endian float32 and the first wavelength, the last (to 0.001
-    Angstrom) and the number of pixels. Bit 62 is always set, so ids lie in [2**62, 2**63): above every LAMOST obsid.
+    The id is the first 62 bits of BLAKE2b over the flux as little-endian float32 and the first wavelength, the last (to
+    0.001 Angstrom) and the number of pixels. Bit 62 is always set, so ids lie in [2**62, 2**63): above every LAMOST obsid.
 
     Parameters
     ----------
@@ -68,17 +68,18 @@ def from_arrays(
     wavelength = _numbers("wavelength_vac_angstrom", wavelength_vac_angstrom, np.float64)
     values = np.atleast_2d(_numbers("flux", flux, None))
     if wavelength.ndim != 1 or values.ndim != 2 or values.shape[1] != wavelength.size or wavelength.size < 2:
-        raise InputError(f"wavelength has shape {wavelength.shape} and flux {values.shape}; expected (n_pix,) and (n, n_pix)")
+        raise InputError(f"wavelength has shape {wavelength.shape}, flux {values.shape}; expected (n_pix,) and (n, n_pix)")
     if not (np.isfinite(wavelength).all() and (np.diff(wavelength) > 0).all()):
         raise InputError("wavelength must be finite and strictly increasing; sort it, and the flux with it")
     if wavelength[-1] < 2000:
-        raise InputError(f"wavelength ends at {wavelength[-1]:g}; expected vacuum Angstrom: multiply nm by 10, micron by 10000")
+        raise InputError(f"wavelength ends at {wavelength[-1]:g}; expected Angstrom: multiply nm by 10, micron by 10000")
     weights = None
     if ivar is not None:
         weights = np.atleast_2d(_numbers("ivar", ivar, np.float32))
         if weights.shape != values.shape:
             raise InputError(f"ivar has shape {weights.shape}, flux {values.shape}; they must be equal")
-    columns = {name: metadata[name] for name in (metadata.column_names if isinstance(metadata, pa.Table) else metadata or ())}
+    given = {} if metadata is None else metadata
+    columns = {name: given[name] for name in (given.column_names if isinstance(given, pa.Table) else given)}
     if unknown := sorted(set(columns) - set(METADATA.names)):
         raise InputError(f"metadata has unknown columns {unknown}; known are {METADATA.names}")
     for name, column in columns.items():
@@ -104,7 +105,7 @@ def _plain(column: Sequence | pa.ChunkedArray) -> Sequence:
 
 def _numbers(name: str, array: np.ndarray, dtype: type | None) -> np.ndarray:
     try:
-        values = np.ma.filled(np.ma.asarray(array, dtype=dtype or np.float64), np.nan) if np.ma.isMA(array) else np.asarray(array)
+        values = np.ma.asarray(array, dtype=np.float64).filled(np.nan) if np.ma.isMA(array) else np.asarray(array)
         kept = values.dtype if dtype is None and values.dtype in (np.float32, np.float64) else dtype or np.float64
         return values.astype(kept, copy=False)
     except (TypeError, ValueError) as error:

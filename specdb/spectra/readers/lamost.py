@@ -21,13 +21,14 @@ import pyarrow as pa
 
 from specdb.errors import ReadError
 from specdb.spectra.readers.arrays import content_ids
+from specdb.spectra.readers.fits_scan import header_values, table_columns
 from specdb.spectra.readers.opened import FITS_SUFFIXES, OpenSource, codec_errors
 from specdb.spectra.readers.registry import OtherInstrument
-from specdb.spectra.schema import metadata_table
+from specdb.spectra.schema import METADATA
 from specdb.spectra.spectrum import Spectra
 
 if TYPE_CHECKING:
-    from astropy.io.fits import HDUList, Header
+    from astropy.io.fits import HDUList, ImageHDU
 
 __all__ = ["LAMOST_COLUMNS", "LamostReader"]
 
@@ -81,15 +82,14 @@ _COMMON = (
 )
 _FACTS = (*_COMMON, *((name, kind, keys) for name, kind, _, keys, _ in _EXTRA if keys))
 _SNR = re.compile(r"S_?N_?R?_?([UGRIZ])")
-_MAG = re.compile(r"MAG([1-7])")
-_KEYWORDS = {key for _, _, keys in _FACTS for key in keys} | {"OBSID", "MJD", "COEFF0", "COEFF1", "CRVAL1", "CD1_1"}
+_SCHEMA = pa.schema([*METADATA, *LAMOST_COLUMNS])
 
 #: What the pipelines write for "unknown".
 _UNKNOWN = (-9999.0, -999.0)
 _UNKNOWN_TEXT = ("", "-", ".", "NULL", "null")
 _FAINTEST, _BRIGHTEST = 90.0, -90.0  # magnitudes beyond are 99 and -999: not measured
 
-#: Files of DR1 do not name their release; this version of the pipeline was used for DR1 only (Luo et al. 2015, RAA 15, 1095).
+#: Files of DR1 do not name their release, but this version of the pipeline was used for DR1 only.
 _RELEASE_OF_PIPELINE = {"v2.6.4": "LAMOST DR1"}
 
 #: Largest relative deviation of a stored float32 wavelength, itself computed in float32, from the keywords.
@@ -100,14 +100,18 @@ class LamostReader:
     """LAMOST LRS, all releases: one spectrum per file."""
 
     name = "lamost"
-    suffixes = FITS_SUFFIXES
+    suffixes: tuple[str, ...] = FITS_SUFFIXES
     native = True
 
     def identify(self, opened: OpenSource) -> str | None:
         """Return None for a LAMOST LRS file, else what it is instead."""
         if not opened.is_fits:
             return f"looked for FITS, which begins with 'SIMPLE  =', found {opened.head[:12]!r}"
-        return None if _layout(opened.hdus) else OtherInstrument(f"a LAMOST LRS spectrum expected, this is {_describe(opened.hdus)}")
+        return (
+            None
+            if _layout(opened.hdus)
+            else OtherInstrument(f"a LAMOST LRS spectrum expected, this is {_describe(opened.hdus)}")
+        )
 
     def read(self, opened: OpenSource) -> Iterator[Spectra]:
         """Yield the one spectrum of the file."""
@@ -129,8 +133,9 @@ def _layout(hdus: HDUList) -> str:
         third = np.asarray(first.data[2], dtype=np.float64)
         return "B" if third.size and third[0] > 2000 and (np.diff(third) > 0).all() else "A"
     if len(hdus) > 1 and hdus[1].name == "COADD":
-        names = {name.upper() for name in getattr(hdus[1].columns, "names", ())}
-        return "C" if {"FLUX", "WAVELENGTH"} <= names else ""
+        header = hdus[1].header
+        names = {str(header.get(f"TTYPE{i}")).upper() for i in range(1, 1 + header.get("TFIELDS", 0))}
+        return "C" if "WAVELENGTH" in names else ""
     return ""
 
 
@@ -157,19 +162,18 @@ def _describe(hdus: HDUList) -> str:
 def _read(opened: OpenSource) -> Spectra:
     hdus = opened.hdus
     layout = _layout(hdus)
-    header = _header_facts(hdus[0].header)
+    header = _header_facts(opened, hdus[0])
     if layout in ("A", "B"):
         image = hdus[0].data
         flux, ivar, third, and_mask, or_mask = image
         stored = third if layout == "B" else None
     elif layout == "C":
-        table = hdus[1].data
-        column = {name.upper(): name for name in hdus[1].columns.names}
-        if "IVAR" not in column:
-            raise ReadError("missing_column", f"the table COADD has {sorted(column)}; IVAR is needed")
-        flux, ivar, stored = (np.ravel(table[column[name]]) for name in ("FLUX", "IVAR", "WAVELENGTH"))
+        table = table_columns(opened, hdus[1])
+        if missing := {"FLUX", "IVAR", "WAVELENGTH"} - set(table):
+            raise ReadError("missing_column", f"the table COADD has {sorted(table)}; it lacks {sorted(missing)}")
+        flux, ivar, stored = table["FLUX"], table["IVAR"], table["WAVELENGTH"]
         zero = np.zeros(flux.shape, np.float32)
-        and_mask, or_mask = (np.ravel(table[column[n]]) if n in column else zero for n in ("ANDMASK", "ORMASK"))
+        and_mask, or_mask = table.get("ANDMASK", zero), table.get("ORMASK", zero)
     else:
         raise ReadError("unknown_format", f"not a LAMOST LRS file but {_describe(hdus)}")
     if flux.size == 0:
@@ -187,20 +191,12 @@ def _read(opened: OpenSource) -> Spectra:
     )
 
 
-def _header_facts(header: Header) -> dict[str, Any]:
-    """Values of the keywords of interest, S/N and magnitudes under uniform names; one pass, as access by name is slow."""
-    facts: dict[str, Any] = {}
-    for card in header.cards:
-        key = card.keyword
-        if key not in _KEYWORDS:
-            if snr := _SNR.fullmatch(key):
-                key = f"snr_{snr[1].lower()}"
-            elif not _MAG.fullmatch(key):
-                continue
-        try:
-            facts.setdefault(key, card.value)
-        except Exception:  # noqa: S112 - one unreadable card must not cost the spectrum; astropy raises several kinds
-            continue
+def _header_facts(opened: OpenSource, hdu: ImageHDU) -> dict[str, Any]:
+    """Keywords of the primary header, with S/N under uniform names."""
+    facts = {key: value for key, value in header_values(opened, hdu).items() if value is not None}
+    for key in [key for key in facts if key.startswith("S")]:
+        if snr := _SNR.fullmatch(key):
+            facts.setdefault(f"snr_{snr[1].lower()}", facts[key])
     return facts
 
 
@@ -215,13 +211,14 @@ def _wavelength(header: dict[str, Any], stored: np.ndarray | None, n: int) -> tu
     """Wavelength in float64 from the keywords where the stored float32 one agrees with them, else the stored one."""
     coeff0 = _number(header.get("COEFF0", header.get("CRVAL1")))
     coeff1 = _number(header.get("COEFF1", header.get("CD1_1")))
-    sane = coeff0 is not None and coeff1 is not None and 2 < coeff0 < 6 and 0 < coeff1 < 0.1
-    if sane:
+    if coeff0 is not None and coeff1 is not None and 2 < coeff0 < 6 and 0 < coeff1 < 0.1:
         grid = _log_grid(coeff0, coeff1, n)
         if stored is None or (np.abs(stored - grid) <= _ROUNDING * grid).all():
             return grid, (coeff0, coeff1)
     if stored is None:
-        raise ReadError("missing_column", f"no wavelength: COEFF0 = {coeff0} and COEFF1 = {coeff1}; expected about 3.57, 0.0001")
+        raise ReadError(
+            "missing_column", f"no wavelength: COEFF0 = {coeff0} and COEFF1 = {coeff1}; expected about 3.57, 0.0001"
+        )
     return stored.astype(np.float64), None
 
 
@@ -249,7 +246,7 @@ def _metadata(header: dict[str, Any], flux: np.ndarray, wavelength: np.ndarray, 
     row["gaia_source_id"] = _gaia_dr3(row)
     obsid = _fitting(_number(header.get("OBSID")), pa.int64())
     row["spectrum_id"] = obsid if obsid and obsid > 0 else int(content_ids(flux, wavelength)[0])
-    return metadata_table({name: [value] for name, value in row.items()}, LAMOST_COLUMNS)
+    return pa.Table.from_pylist([row], schema=_SCHEMA)
 
 
 def _magnitudes(header: dict[str, Any]) -> dict[str, float | None]:
