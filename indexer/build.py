@@ -10,7 +10,7 @@ from indexer.embedding import EmbeddingBuffer, EmbeddingSettings, embed_missing,
 from indexer.indexing import IndexReport, IndexSettings, update_index
 from indexer.ingest import IngestReport, IngestSettings, ingest
 from indexer.progress import Progress
-from specdb.encoders import DEFAULT_ENCODER, load_encoder
+from specdb.encoders import default_encoder_name, load_encoder
 from specdb.spectra import modality_for_survey
 from specdb.store import Store
 
@@ -62,7 +62,7 @@ def build_index(
         Each saying what to do; everything committed before stays.
     """
     modality = modality_for_survey(survey)
-    store = Store.create(Path(db), encoder or DEFAULT_ENCODER)
+    store = Store.create(Path(db), encoder or default_encoder_name)
     model = load_encoder(encoder or store.default_encoder)
     buffer = EmbeddingBuffer(model, modality, embedding or EmbeddingSettings())
     with store.writing() as writer:
@@ -83,7 +83,7 @@ def ingest_survey(
     progress: Progress | None = None,
 ) -> IngestReport:
     """Read and prepare a survey's files without embedding them; the first stage of `build_index`."""
-    store = Store.create(Path(db), DEFAULT_ENCODER)
+    store = Store.create(Path(db), default_encoder_name)
     with store.writing() as writer:
         return ingest(writer, modality_for_survey(survey), inputs, settings=settings, progress=progress)
 

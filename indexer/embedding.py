@@ -1,4 +1,4 @@
-"""From prepared flux to stored embeddings, in batches whose borders do not depend on how the work was cut into runs."""
+"""From prepared flux to stored embeddings."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ import pyarrow as pa
 from indexer.prefetch import prefetch
 from indexer.progress import NoProgress, Progress
 from specdb.encoders import Encoder
-from specdb.errors import ProvenanceError
+from specdb.errors import InputError, ProvenanceError
 from specdb.spectra import Modality
 from specdb.store import Store, Writer, embedding_table, matrix, read_table
 
 __all__ = ["EmbeddingBuffer", "EmbeddingSettings", "embed_missing", "require_compatible"]
+
+#: Spectra between two reports of progress.
+_STEP = 256
 
 
 @dataclass(frozen=True)
@@ -29,52 +32,41 @@ class EmbeddingSettings:
         ``cpu``, ``cuda``, ``cuda:1``; not part of the provenance, since every device gives the same answer.
     precision : str
         ``float32`` or ``bfloat16``.
-    batch_size : int
-        Spectra per forward pass. Batches start at multiples of it within a part, so that a spectrum meets the same
-        neighbours, hence the same rounding, whether a run was interrupted or not.
+    batch_size : int or None
+        Spectra per forward pass; None lets the encoder choose.
     """
 
     device: str = "cpu"
     precision: str = "float32"
-    batch_size: int = 256
+    batch_size: int | None = None
 
 
 @dataclass
 class EmbeddingBuffer:
-    """Collects the flux of one part and encodes it as soon as a batch is full."""
+    """Encodes the flux of one part as it comes.
+
+    An encoder gives a spectrum the same embedding to the last bit whatever comes with it, so how a part is cut into calls
+    does not matter.
+    """
 
     encoder: Encoder
     modality: Modality
     settings: EmbeddingSettings
-    _waiting: list[np.ndarray] = field(default_factory=list)
     _done: list[dict[str, np.ndarray]] = field(default_factory=list)
 
     def add(self, flux: np.ndarray) -> None:
-        """Append prepared flux (n, n_grid) float32, encoding what fills whole batches."""
-        self._waiting.append(flux)
-        waiting = sum(map(len, self._waiting))
-        whole = waiting - waiting % self.settings.batch_size
-        if whole:
-            stacked = np.concatenate(self._waiting)
-            self._encode(stacked[:whole])
-            self._waiting = [stacked[whole:]]
+        """Encode prepared flux (n, n_grid) float32."""
+        s = self.settings
+        vectors = self.encoder.encode(
+            flux, self.modality.name, batch_size=s.batch_size, device=s.device, precision=s.precision, normalise=False
+        )
+        self._done.append(vectors)
 
     def finish(self, ids: np.ndarray) -> pa.Table:
-        """Encode the rest and return the embeddings of all rows added, in order, as rows of the `embeddings` table."""
-        rest = np.concatenate(self._waiting) if self._waiting else np.empty((0, len(self.modality.wavelength)), np.float32)
-        if len(rest) or not self._done:
-            self._encode(rest)
+        """Return the embeddings of all rows added, in order, as rows of the `embeddings` table, and start anew."""
         vectors = {name: np.concatenate([done[name] for done in self._done]) for name in self._done[0]}
-        self._waiting, self._done = [], []
+        self._done = []
         return _unit_table(ids, vectors, self.encoder)
-
-    def _encode(self, flux: np.ndarray) -> None:
-        s = self.settings
-        self._done.append(
-            self.encoder.encode(
-                flux, self.modality.name, batch_size=s.batch_size, device=s.device, precision=s.precision, normalise=False
-            )
-        )
 
     def provenance(self) -> dict[str, Any]:
         """Return what made these embeddings."""
@@ -102,6 +94,8 @@ def _unit_table(ids: np.ndarray, vectors: dict[str, np.ndarray], encoder: Encode
 def require_compatible(writer: Writer, buffer: EmbeddingBuffer) -> None:
     """Refuse an encoder that does not fit the preparation, or the embeddings already stored under its name."""
     modality, encoder = buffer.modality, buffer.encoder
+    if modality.name not in encoder.modalities:
+        raise InputError(f"encoder {encoder.name} does not encode {modality.name}, only {', '.join(encoder.modalities)}")
     trained = encoder.preparation[modality.name]
     actual = (modality.preparation.name, modality.preparation.version)
     if tuple(trained) != actual:
@@ -124,9 +118,9 @@ def embed_missing(writer: Writer, buffer: EmbeddingBuffer, progress: Progress | 
     progress.start("embed", sum(manifest.files[name].rows for name in missing))
     count = 0
     for part, ids, flux in prefetch(_read_parts(store, missing), depth=2):
-        for rows in range(0, len(ids), buffer.settings.batch_size):
-            buffer.add(flux[rows : rows + buffer.settings.batch_size])
-            progress.advance(len(flux[rows : rows + buffer.settings.batch_size]))
+        for start in range(0, len(ids), _STEP):
+            buffer.add(flux[start : start + _STEP])
+            progress.advance(len(flux[start : start + _STEP]))
         table = buffer.finish(ids)
         writer.commit_embeddings(buffer.encoder.name, modality.name, part, table, buffer.provenance())
         count += len(ids)

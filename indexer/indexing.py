@@ -39,7 +39,7 @@ class IndexSettings:
 
 @dataclass(frozen=True)
 class IndexReport:
-    """What was done: ``built``, ``extended`` or ``unchanged``, and the index as it stands."""
+    """What was done: ``built``, ``extended``, ``rebuilt`` or ``unchanged``, and the index as it stands."""
 
     action: str
     index: VectorIndex
@@ -85,8 +85,7 @@ def update_index(
         if len(index) == rows:
             _register(writer, encoder, modality, rows, provenance)
             return IndexReport("unchanged", index)
-        index.append(*_rows_from(store, encoder, modality, len(index)))
-        action = "extended"
+        action = "rebuilt" if index.append(*_rows_from(store, encoder, modality, len(index))).rebuilt else "extended"
     else:
         with tempfile.TemporaryDirectory(dir=store.root, prefix=".tmp-") as scratch:
             vectors, ids = _gather(store, encoder, modality, rows, Path(scratch))
@@ -120,8 +119,8 @@ def _usable(folder: Path, provenance: dict[str, Any], settings: IndexSettings) -
         index = VectorIndex.open(folder, expected_provenance=provenance)
     except (DatabaseError, ProvenanceError):
         return None  # a damaged or foreign index is a cache that went bad: it is built again
-    asked = settings.kind in ("auto", index.kind) and settings.recall <= index.asked_recall
-    return index if asked else None
+    made = index.card.options
+    return index if (made.kind, made.recall) == (settings.kind, settings.recall) else None
 
 
 def _count(store: Store, encoder: str, modality: str) -> int:

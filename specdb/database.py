@@ -12,7 +12,7 @@ import pyarrow as pa
 from specdb.catalog import run_sql
 from specdb.encoders import Encoder, load_encoder
 from specdb.errors import DatabaseError, QueryError
-from specdb.search import Hits, VectorIndex
+from specdb.search import Hits, IndexCard, VectorIndex
 from specdb.search.query import Query, encode_spectra, find_modality, metadata_of, parse_question
 from specdb.spectra import Spectra, get_modality
 from specdb.store import Problem, Store, matrix, read_table, verify_store
@@ -169,7 +169,7 @@ class Database:
         rows = metadata_of(self.store, target, ids[0])
         ranked = rows.add_column(0, "score", pa.array(scores[0], pa.float32()))
         ranked = ranked.add_column(0, "rank", pa.array(np.arange(1, len(ids[0]) + 1), pa.int32()))
-        return Hits(ranked, question.name, target, self.store.default_encoder, index.summary())
+        return Hits(ranked, question.name, target, self.store.default_encoder, index.card)
 
     def sql(self, query: str) -> pa.Table:
         """Run one SQL statement over `spectra`, `embeddings`, `rejected`; it can read these tables and nothing else."""
@@ -223,7 +223,10 @@ class Database:
 
     def _index_summary(self, encoder: str, modality: str) -> dict[str, Any] | None:
         folder = self.store.index_folder(encoder, modality)
-        return VectorIndex.describe(folder) if (folder / "index.json").exists() else None
+        if not (folder / "index.json").exists():
+            return None
+        card = IndexCard.read(folder)
+        return {"kind": card.kind, "why": card.why, "recall": str(card.certificate)}
 
     def verify(self, checksums: bool = True) -> list[Problem]:
         """Check files, checksums, counts and provenance; return what is wrong (nothing for a sound database)."""

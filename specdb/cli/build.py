@@ -45,7 +45,7 @@ embed_options = _with(
         device_option,
         click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True),
         click.option(
-            "--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Spectra per forward pass."
+            "--batch-size", type=click.IntRange(1), help="Spectra per forward pass.  [default: what suits the device]"
         ),
     ]
 )
@@ -192,5 +192,5 @@ def _say_ingest(report: IngestReport, db: Path) -> None:
 
 
 def _say_index(report: IndexReport) -> None:
-    index = report.index
-    click.echo(f"index {report.action}: {len(index)} vectors, kind {index.kind}; {index.certificate.sentence()}")
+    card = report.index.card
+    click.echo(f"index {report.action}: {card.count} vectors, {card.kind} ({card.why}); {card.certificate}")

@@ -34,7 +34,7 @@ def status(db: Path, as_json: bool) -> None:
         for name, state in facts["encoders"].items():
             click.echo(f"  encoder {name}: {state['embedded']} embedded, {state['indexed']} indexed")
             if state["index"]:
-                click.echo(f"    {state['index']['kind']}: {state['index']['statement']}")
+                click.echo(f"    {state['index']['kind']}: {state['index']['recall']}")
 
 
 @click.command()

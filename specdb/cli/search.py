@@ -50,7 +50,7 @@ def search(
         rows = rows.set_column(place, "source_file", [names])
     print_table(rows, fmt)
     if fmt == "table":
-        click.echo(f"{len(hits)} of {hits.recall['count']} {hits.modality} spectra; {hits.recall['statement']}", err=True)
+        click.echo(f"{len(hits)} of {hits.index.count} {hits.modality} spectra; {hits.index.certificate}", err=True)
 
 
 @click.command()

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from specdb.search.card import IndexCard
+
 if TYPE_CHECKING:
     import pandas as pd
     from astropy.table import Table
@@ -30,15 +32,15 @@ class Hits:
         Modality of the answers.
     encoder : str
         Encoder of both sides.
-    recall : dict
-        The index's kind and recall certificate: how often such answers contain the exact ones.
+    index : IndexCard
+        The index that answered; its `certificate` says how often such answers are the exact ones.
     """
 
     rows: pa.Table
     query: str
     modality: str
     encoder: str
-    recall: dict[str, Any]
+    index: IndexCard
 
     def __len__(self) -> int:
         return self.rows.num_rows
@@ -63,9 +65,8 @@ class Hits:
 
     def to_table(self) -> Table:
         """Return the rows as an astropy table with units, descriptions and the query in its `meta`."""
-        return astropy_table(
-            self.rows, {"query": self.query, "modality": self.modality, "encoder": self.encoder, "recall": self.recall}
-        )
+        meta = {"query": self.query, "modality": self.modality, "encoder": self.encoder, "recall": str(self.index.certificate)}
+        return astropy_table(self.rows, meta)
 
 
 def astropy_table(rows: pa.Table, meta: dict[str, Any] | None = None) -> Table:
