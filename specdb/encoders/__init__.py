@@ -9,14 +9,18 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
+    "Card": "card",
     "ClipConfig": "config",
     "ClipModel": "clip",
     "DecoderConfig": "config",
+    "Encoder": "encoder",
+    "EncoderEntry": "registry",
     "HeadConfig": "config",
     "LrsTransformer": "lrs",
     "LrsTransformerConfig": "config",
     "MlpHead": "mlp_head",
     "MlpHeadConfig": "config",
+    "OFFICIAL_ENCODERS": "hub",
     "XpAutoencoder": "xp",
     "XpAutoencoderConfig": "config",
     "XpTransformer": "xp",
@@ -24,8 +28,19 @@ _HOME = {
     "build": "models",
     "contrastive_logits": "clip",
     "contrastive_loss": "clip",
+    "default_encoder_name": "registry",
+    "encoder_folder": "registry",
+    "import_checkpoint": "checkpoint",
+    "list_encoders": "registry",
+    "load_card": "card",
+    "load_encoder": "registry",
+    "load_model": "card",
     "masked_reconstruction_loss": "transformer",
+    "pull": "hub",
+    "save_model": "card",
     "standardise": "transformer",
+    "user_folder": "registry",
+    "weight_hash": "card",
 }
 
 __all__ = sorted(_HOME)
