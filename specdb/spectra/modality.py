@@ -21,10 +21,19 @@ class Preparation(Protocol):
     `settings` returns the values that the user can change, for provenance.
     """
 
-    name: str
-    version: int
+    @property
+    def name(self) -> str:
+        """Name of the algorithm."""
+        ...
 
-    def settings(self) -> dict[str, float | int | str | bool]: ...
+    @property
+    def version(self) -> int:
+        """Number that changes with the numbers the algorithm gives."""
+        ...
+
+    def settings(self) -> dict[str, float | int | str | bool]:
+        """Return the settings that change numbers."""
+        ...
 
     def __call__(self, batches: Sequence[Spectra]) -> Prepared:
         """Prepare several batches at once; rows are numbered through all of them in order."""

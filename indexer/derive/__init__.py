@@ -1,0 +1,1 @@
+"""Scripts that derive the small tables shipped in `data/` from their published sources."""

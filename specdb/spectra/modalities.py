@@ -1,0 +1,56 @@
+"""The modalities that specdb knows; a new one is one entry here."""
+
+from __future__ import annotations
+
+from specdb.errors import InputError
+from specdb.spectra.lrs_preparation import LAMOST_GRID, LrsPreparation
+from specdb.spectra.modality import Modality
+from specdb.spectra.readers.gaia_xp import XP_COLUMNS
+from specdb.spectra.readers.lamost import LAMOST_COLUMNS
+from specdb.spectra.xp_preparation import XP_GRID, XpPreparation
+
+__all__ = ["GAIA_XP", "LAMOST_LRS", "get_modality", "modality_for_survey", "modality_names"]
+
+GAIA_XP = Modality(
+    name="gaia_xp",
+    survey="gaia-xp",
+    wavelength=XP_GRID,
+    preparation=XpPreparation(),
+    columns=XP_COLUMNS,
+    readers=("gaia_xp_continuous", "gaia_xp_sampled"),
+    title="Gaia DR3 BP/RP spectra",
+)
+
+LAMOST_LRS = Modality(
+    name="lamost_lrs",
+    survey="lamost",
+    wavelength=LAMOST_GRID,
+    preparation=LrsPreparation(),
+    columns=LAMOST_COLUMNS,
+    readers=("lamost",),
+    title="LAMOST low-resolution spectra",
+)
+
+_MODALITIES = (GAIA_XP, LAMOST_LRS)
+
+
+def modality_names() -> list[str]:
+    """Return the names of all modalities, sorted."""
+    return sorted(modality.name for modality in _MODALITIES)
+
+
+def get_modality(name: str) -> Modality:
+    """Return the modality of that name, or raise `InputError` listing the known ones."""
+    for modality in _MODALITIES:
+        if modality.name == name:
+            return modality
+    raise InputError(f"no modality is called {name!r}; known modalities: {', '.join(modality_names())}")
+
+
+def modality_for_survey(survey: str) -> Modality:
+    """Return the modality of a survey as named on the command line, or raise `InputError` listing the known ones."""
+    for modality in _MODALITIES:
+        if modality.survey == survey:
+            return modality
+    known = ", ".join(sorted(modality.survey for modality in _MODALITIES))
+    raise InputError(f"no survey is called {survey!r}; known surveys: {known}")
