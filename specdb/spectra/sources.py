@@ -200,11 +200,11 @@ def _members(path: Path) -> Iterator[Source]:
         yield Source(path, damage=(reason, f"tar archive: {error}; fetch it again"))
 
 
-def _from_glob(pattern: str, named: bool = False) -> Iterator[Source]:
+def _from_glob(pattern: str, folder: Path = Path()) -> Iterator[Source]:
     path = Path(pattern)
-    start = Path(path.anchor) if path.anchor else Path()
+    start = Path(path.anchor) if path.anchor else folder
     for match in _match(start, [part for part in path.parts if part != path.anchor]):
-        yield from _walk(match) if match.is_dir() else _file_or_archive(match, named)
+        yield from _walk(match) if match.is_dir() else _file_or_archive(match, named=False)
 
 
 def _match(base: Path, parts: list[str]) -> Iterator[Path]:
@@ -257,10 +257,13 @@ def _from_list(path: Path) -> Iterator[Source]:
             if target.is_dir():
                 stream = _walk(target)
             elif not os.path.lexists(target) and _MAGIC.search(entry):
-                stream = chain(_from_glob(str(target)), _from_glob(entry) if not Path(entry).is_absolute() else ())
+                stream = _from_glob(entry, path.parent)
             else:
                 stream = _file_or_archive(target, named=True)
             first = next(stream, None)
+            if first is None and _MAGIC.search(entry):
+                stream = _from_glob(entry)
+                first = next(stream, None)
             yield first or Source(target, damage=("unreadable", f"line {entry!r} of {path.name} leads to no file"))
             yield from stream
     except (OSError, ValueError) as error:
