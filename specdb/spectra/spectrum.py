@@ -28,7 +28,7 @@ class Spectra:
         business of the preparation, which rejects with a reason.
     flux : ndarray (n, n_pix), float32 or float64
         Flux in the survey's own units.
-    ivar : ndarray (n, n_pix), float32, or None
+    ivar : ndarray (n, n_pix), float32 or float64, or None
         Inverse variance of `flux`; 0 marks a pixel without information. None where the format carries no errors.
     and_mask, or_mask : ndarray (n, n_pix), int32, or None
         Mask bits set in all / in any of the exposures, 0 = good.

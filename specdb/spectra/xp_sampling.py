@@ -22,6 +22,7 @@ N_BASES = 55
 N_CORRELATIONS = N_BASES * (N_BASES - 1) // 2
 #: Rows and columns of the archive's correlation vector: the lower triangle without its diagonal, row by row.
 _ROW, _COLUMN = np.tril_indices(N_BASES, k=-1)
+_BLOCK_ROWS = 256  # sources whose covariances are formed at a time, so that they stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,14 @@ class XpSampling:
         for (arm, given), (covered, squares, products) in zip(arms, self._quadratic, strict=True):
             errors = np.where(arm.present[:, None], given, 0.0)
             variance[:, covered] += errors**2 @ squares
-            if arm.correlations is not None:
-                covariances = np.nan_to_num(arm.correlations) * errors[:, _ROW] * errors[:, _COLUMN]
-                variance[:, covered] += covariances @ products
+            if arm.correlations is None:
+                continue
+            for start in range(0, len(errors), _BLOCK_ROWS):
+                rows = slice(start, start + _BLOCK_ROWS)
+                covariances = np.nan_to_num(arm.correlations[rows])
+                covariances *= np.take(errors[rows], _ROW, axis=1)
+                covariances *= np.take(errors[rows], _COLUMN, axis=1)
+                variance[rows, covered] += covariances @ products
         variance *= self._unmerge(bp.present, rp.present) ** 2
         return np.divide(1.0, variance, out=np.zeros_like(variance), where=np.isfinite(variance) & (variance > 0))
 

@@ -133,9 +133,9 @@ def _is_list(kind: pa.DataType) -> bool:
 
 def _parse_vectors(text: pa.Array) -> pa.Array:
     """Split the text form of vectors into lists of numbers; parsing stays in Arrow, whatever the number of rows."""
-    bare = pc.utf8_trim(text, " \t()[]")
+    bare = pc.ascii_trim(text, " \t()[]")
     parts = pc.split_pattern(pc.if_else(pc.equal(bare, ""), None, bare), ",")
-    flat = pc.utf8_trim_whitespace(parts.values)
+    flat = pc.ascii_trim_whitespace(parts.values)
     flat = pc.if_else(pc.is_in(flat, pa.array(_TEXT_NULLS, flat.type)), None, flat)
     kind = pa.large_list if pa.types.is_large_list(parts.type) else pa.list_
     lists = type(parts).from_arrays(parts.offsets, flat.cast(pa.float64()), type=kind(pa.float64()))
