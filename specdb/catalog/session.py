@@ -69,6 +69,7 @@ def run_sql(store: Store, query: str) -> pa.Table:
         for name, table in tables.items():
             connection.register(name, table)
         try:
-            return connection.execute(query).to_arrow_table()
+            relation = connection.sql(query)
+            return pa.table({}) if relation is None else relation.to_arrow_table()
         except duckdb.Error as error:
             raise QueryError(f"{str(error).strip()}\ntables: {', '.join(sorted(tables))}") from error
