@@ -1,6 +1,7 @@
 """Readers: one small file per format, found through the registry."""
 
 from specdb.spectra.readers.arrays import content_ids, from_arrays
+from specdb.spectra.readers.columnar import ColumnarReader
 from specdb.spectra.readers.gaia_xp import XP_COLUMNS, GaiaXpContinuous, GaiaXpSampled
 from specdb.spectra.readers.lamost import LAMOST_COLUMNS, LamostReader
 from specdb.spectra.readers.opened import OpenSource, codec_errors
@@ -14,10 +15,16 @@ from specdb.spectra.readers.registry import (
     register,
     suffixes_of,
 )
+from specdb.spectra.readers.specclip_hdf5 import specclip_readers
+from specdb.spectra.readers.text import TextReader
 
 register(LamostReader())
 register(GaiaXpContinuous())
 register(GaiaXpSampled())
+for _reader in specclip_readers():
+    register(_reader)
+register(ColumnarReader())
+register(TextReader())
 
 __all__ = [
     "LAMOST_COLUMNS",

@@ -52,13 +52,10 @@ def column_role(name: str) -> tuple[str, str]:
     plain = name.strip().lower()
     if plain in _ROLE_OF:
         return _ROLE_OF[plain], ""
-    if match := _UNIT_IN_NAME.search(plain):
-        role, unit = plain[: match.start()], match[1]
-        if role in _ROLE_OF:
-            return _ROLE_OF[role], unit
-        plain = role
     if "air" in re.split(r"[^a-z]+", plain) and plain.startswith(("wave", "lam")):
         return "air_wavelength", ""
+    if match := _UNIT_IN_NAME.search(plain):
+        return _ROLE_OF.get(plain[: match.start()], ""), match[1]
     return "", ""
 
 

@@ -136,7 +136,8 @@ def _layout(hdus: HDUList) -> str:
         header = hdus[1].header
         names = {str(header.get(f"TTYPE{i}")).upper() for i in range(1, 1 + header.get("TFIELDS", 0))}
         return "C" if "WAVELENGTH" in names else ""
-    return ""
+    # Nothing but LAMOST's keywords: the extension has been cut off, which `_read` reports.
+    return "C" if len(hdus) == 1 and not first.shape and first.header.get("TELESCOP") == "LAMOST" else ""
 
 
 def _describe(hdus: HDUList) -> str:
@@ -168,6 +169,8 @@ def _read(opened: OpenSource) -> Spectra:
         flux, ivar, third, and_mask, or_mask = image
         stored = third if layout == "B" else None
     elif layout == "C":
+        if len(hdus) < 2:
+            raise ReadError("truncated", "the file ends after its primary header; the table COADD is missing")
         table = table_columns(opened, hdus[1])
         if missing := {"FLUX", "IVAR", "WAVELENGTH"} - set(table):
             raise ReadError("missing_column", f"the table COADD has {sorted(table)}; it lacks {sorted(missing)}")

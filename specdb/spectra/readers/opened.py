@@ -23,6 +23,7 @@ FITS_SUFFIXES = (".fits", ".fits.gz", ".fit", ".fit.gz", ".fts", ".fts.gz")
 _GZIP = b"\x1f\x8b"
 _IN_MEMORY = 64 << 20  # bytes as stored; larger files are streamed
 _HEAD = 8192
+_BLOCK = 2880  # FITS files are made of blocks of this many bytes
 
 
 class OpenSource:
@@ -89,13 +90,18 @@ class OpenSource:
 
         with codec_errors("FITS"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if b"END" + b" " * 77 not in self.data:
+            end_card = self.data.find(b"END" + b" " * 77)
+            if end_card < 0 or end_card // _BLOCK * _BLOCK + _BLOCK > len(self.data):
                 raise ReadError("truncated", f"the file ends inside its FITS header, after {len(self.data)} bytes")
             hdus = fits.open(io.BytesIO(self.data), memmap=False, lazy_load_hdus=False, disable_image_compression=True)
             for hdu in hdus:
-                end = hdu.fileinfo()["datLoc"] + hdu.size
+                place = hdu.fileinfo()
+                end = place["datLoc"] + hdu.size
                 if end > len(self.data):
                     raise ReadError("truncated", f"HDU {hdu.name or 0} needs {end} bytes, the file has {len(self.data)}")
+            # astropy passes over an extension whose header it cannot complete.
+            if self.data.startswith(b"XTENSION", place["datLoc"] + place["datSpan"]):
+                raise ReadError("truncated", f"the file ends inside the header of HDU {len(hdus)}")
             return hdus
 
 
