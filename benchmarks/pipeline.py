@@ -1,0 +1,80 @@
+"""The whole pipeline: does reading overlap encoding, and does memory stay put when the survey grows tenfold?
+
+Every stage runs in a process of its own with the settings it has inside `build-index`. Overlap: the time of `build-index` over
+that of its slowest stage alone. Memory: the peak of the process that prepares, encodes and writes, and of its largest reader.
+
+Usage: python benchmarks/pipeline.py [--files 5000] [--encoder NAME]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from common import machine, write_results
+
+_STAGES = {
+    "ingest": "indexer.ingest_survey(db, 'lamost', [files])",
+    "embed": "indexer.embed_survey(db, 'lamost', encoder=encoder)",
+    "index": "indexer.index_survey(db, 'lamost', encoder=encoder)",
+    "build-index": "indexer.build_index(db, 'lamost', [files], encoder=encoder)",
+}
+
+
+def run_stage(stage: str, db: Path, files: Path, encoder: str | None) -> dict[str, float]:
+    """Run one stage in a fresh process; return seconds (imports not counted) and peak megabytes."""
+    script = f"""
+import json, resource, sys, time
+import indexer
+from specdb.encoders import load_encoder
+if __name__ == "__main__":
+    db, files, encoder = sys.argv[1], sys.argv[2], sys.argv[3] or None
+    load_encoder(encoder) if encoder else load_encoder()
+    begun = time.perf_counter()
+    {_STAGES[stage]}
+    seconds = time.perf_counter() - begun
+    own, readers = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    print(json.dumps({{"seconds": seconds, "own_mb": own, "reader_mb": readers}}))
+"""
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
+        file.write(script)
+        file.flush()
+        command = [sys.executable, file.name, str(db), str(files), encoder or ""]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=5000)
+    parser.add_argument("--encoder")
+    args = parser.parse_args()
+
+    from indexer.simulate import simulate_lamost
+
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for n in (args.files // 10, args.files):
+            folder = Path(scratch) / f"survey-{n}"
+            begun = time.perf_counter()
+            simulate_lamost(folder, n_stars=n, repeat_fraction=0, seed=n)
+            print(f"simulated {n} files in {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+            staged, whole = Path(scratch) / f"staged-{n}", Path(scratch) / f"whole-{n}"
+            found = {stage: run_stage(stage, staged, folder, args.encoder) for stage in ("ingest", "embed", "index")}
+            found["build-index"] = run_stage("build-index", whole, folder, args.encoder)
+            slowest = max(found[stage]["seconds"] for stage in ("ingest", "embed", "index"))
+            for stage, figures in found.items():
+                rows.append({"files": n, "stage": stage, "files_per_s": n / figures["seconds"], **figures})
+            rows[-1]["over_slowest_stage"] = found["build-index"]["seconds"] / slowest
+    write_results("pipeline", __doc__, rows, machine())
+
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    main()
