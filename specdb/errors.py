@@ -19,6 +19,7 @@ __all__ = [
     "ReadError",
     "RecallError",
     "SpecdbError",
+    "TrainingError",
     "VersionError",
 ]
 
@@ -86,6 +87,10 @@ class QueryError(SpecdbError):
 
 class RecallError(SpecdbError):
     """An index did not reach the recall that was asked of it."""
+
+
+class TrainingError(SpecdbError):
+    """A training cannot go on, for instance because its loss is not finite."""
 
 
 class DependencyError(SpecdbError):

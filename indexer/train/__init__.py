@@ -1,0 +1,1 @@
+"""Training: views of real spectra, objectives, the loop, figures of merit, and the recipe of `specclip-mini`."""

@@ -1,0 +1,83 @@
+"""Muon for matrices: momentum whose update is made orthogonal, so that all directions of a weight matrix learn equally fast.
+
+Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks". On this problem it needs about a third of the
+steps of AdamW.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Muon", "initialise", "make_optimisers", "orthogonalise"]
+
+#: Coefficients of the quintic iteration x -> a x + b x^3 + c x^5 of the singular values (same source).
+_QUINTIC = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
+    """Return nearly U V' of a matrix U S V': singular values between about 0.7 and 1.2, by Newton-Schulz iteration."""
+    a, b, c = _QUINTIC
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(steps):
+        square = x @ x.T
+        x = a * x + (b * square + c * square @ square) @ x
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Orthogonalised Nesterov momentum for 2-D parameters.
+
+    Parameters
+    ----------
+    parameters : iterable of nn.Parameter
+        Matrices only.
+    lr, momentum : float
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update the parameters from their gradients."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["momentum"] = torch.zeros_like(p)
+                average = state["momentum"].mul_(group["momentum"]).add_(p.grad)
+                update = orthogonalise(p.grad + group["momentum"] * average)
+                p.add_(update, alpha=-group["lr"] * max(1.0, p.shape[0] / p.shape[1]) ** 0.5)
+
+
+def make_optimisers(model: nn.Module, lr: float, matrix_lr: float) -> tuple[torch.optim.AdamW, Muon]:
+    """Return AdamW for biases, norms, tables and queries, and Muon for the matrices of linear maps."""
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, p in model.named_parameters():
+        (matrices if p.ndim == 2 and "position_embed" not in name else others).append(p)
+    return torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0), Muon(matrices, lr=matrix_lr)
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, generator: torch.Generator) -> None:
+    """Start a small transformer: matrices with variance 1 / fan-in, those that write to the residual stream a quarter of it.
+
+    The published models start from N(0, 0.02), which suits their width of 768 but lets a narrow one begin nearly dead.
+    """
+    for name, p in model.named_parameters():
+        if name.endswith("query"):
+            p.normal_(generator=generator)
+        elif "position_embed" in name:
+            p.normal_(std=0.5, generator=generator)
+        elif p.ndim == 2:
+            residual = any(part in name for part in ("out_proj", "mlp.2", "decoder"))
+            p.normal_(std=(0.5 if residual else 1.0) * p.shape[1] ** -0.5, generator=generator)
+        elif name.endswith("bias"):
+            p.zero_()
