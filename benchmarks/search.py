@@ -29,6 +29,7 @@ _faiss: Any = faiss  # its type stubs know only part of it
 
 RESULTS = Path(__file__).parent / "results"
 K = 10
+BUDGET_S = 15.0
 COLUMNS = {
     "n": "vectors",
     "kind": "kind",
@@ -58,9 +59,16 @@ def clustered(n: int, dim: int, seed: int) -> np.ndarray:
 
 
 def paired(ours: Callable[[int], object], theirs: Callable[[int], object], rounds: int) -> tuple[float, float, float]:
-    """Time two functions in turn, so that other load on the machine hits both; medians and the median difference, s."""
+    """Time two functions in turn, so that other load on the machine hits both; medians and the median difference, s.
+
+    Stops early after `BUDGET_S`, but not before five rounds.
+    """
     times = np.empty((rounds, 2))
+    begin = time.perf_counter()
     for i in range(rounds):
+        if i >= 5 and time.perf_counter() - begin > BUDGET_S:
+            times = times[:i]
+            break
         for column, function in ((0, ours), (1, theirs)) if i % 2 else ((1, theirs), (0, ours)):
             start = time.perf_counter()
             function(i)
