@@ -1,0 +1,122 @@
+"""Make `data/lrs_instrument.npz`: what LAMOST adds to a star, learnt from real DR10 spectra with known labels.
+
+Each real spectrum is compared with the emulator at its own labels and velocity. The smooth part of the ratio is the error of
+the flux calibration together with reddening; what remains and recurs is telluric absorption, interstellar lines and the
+flat field; the inverse variances, relative to the smoothed flux, show throughput, arms and sky. Kept are means, covariances
+and a few principal components; no spectrum.
+
+Run as ``python -m indexer.derive.lrs_instrument DR10 data/lrs_instrument.npz`` with the folder that holds `labels.csv` and
+`packed_flux*.npz` (flux relative to the median as float16, relative errors as 8-bit logarithms, 255 for bad pixels).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+from scipy.ndimage import gaussian_filter1d, median_filter, uniform_filter1d
+
+from indexer.simulate.emulator import Emulator
+from indexer.simulate.instrument import LrsStatistics, band, continuum_design, shift_to_observer
+
+SPEED_OF_LIGHT = 299792.458
+N_ERROR, N_RESIDUAL = 10, 6
+BAD = 255
+
+
+def read_packed(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return flux / median and its sigma (n, p; NaN where bad), labels (n, 3), velocity in km/s (n,), ln median (n,)."""
+    with (folder / "labels.csv").open() as handle:
+        rows = {int(row["obsid"]): row for row in csv.DictReader(handle)}
+    flux, sigma, labels, velocity, scale = [], [], [], [], []
+    for name in ("packed_flux.npz", "packed_flux_more.npz"):
+        with np.load(folder / name) as z:
+            code = z["err_code"]
+            bad = (code == BAD) | ~np.isfinite(z["flux_norm"])
+            flux.append(np.where(bad, np.nan, z["flux_norm"]).astype(float))
+            sigma.append(np.where(bad, np.nan, 10 ** (8 * code.astype(float) / 250 - 5)))
+            scale.append(np.log(z["flux_scale"]))
+            of_file = [rows[int(i)] for i in z["obsid"]]
+        labels.append(np.array([[float(r[k]) for k in ("teff", "logg", "feh")] for r in of_file]))
+        velocity.append(np.array([float(r["z"]) for r in of_file]) * SPEED_OF_LIGHT)
+    return tuple(np.concatenate(a) for a in (flux, sigma, labels, velocity, scale))  # type: ignore[return-value]
+
+
+def fill(values: np.ndarray) -> np.ndarray:
+    """Interpolate NaN linearly along the rows."""
+    pixel = np.arange(values.shape[1])
+    return np.array([np.interp(pixel, pixel[g], v[g]) for v, g in zip(values, np.isfinite(values), strict=True)])
+
+
+def components(values: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return mean (p,), principal components (rank, p) and coefficients (n, rank) of the rows."""
+    mean = values.mean(axis=0)
+    left, scale, right = np.linalg.svd(values - mean, full_matrices=False)
+    return mean, right[:rank], left[:, :rank] * scale[:rank]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure the statistics and write them."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("dr10", type=Path)
+    parser.add_argument("out", type=Path)
+    args = parser.parse_args(arguments)
+    flux, sigma, labels, velocity, log_median = read_packed(args.dr10)
+    g = band("g")
+    snr = np.nanmedian((flux / sigma)[:, g], axis=1)
+    keep = (np.isfinite(sigma).mean(axis=1) > 0.95) & (snr > 8) & (snr < 1000) & (labels[:, 0] < 12000)
+    flux, sigma, labels, velocity, log_median, snr = (a[keep] for a in (flux, sigma, labels, velocity, log_median, snr))
+    flux, sigma = fill(flux), fill(sigma)
+
+    # Errors: ln of variance over smoothed flux, zero in the g band; coefficients follow ln S/N with a scatter.
+    smooth = np.clip(uniform_filter1d(flux, 15, axis=1), 0.02, None)
+    error = np.log(sigma**2 / smooth)
+    error -= np.median(error[:, g], axis=1, keepdims=True)
+    mean, basis, coefficients = components(error, N_ERROR)
+    design = np.column_stack([np.ones(len(snr)), np.log(snr / 50), np.log(snr / 50) ** 2])
+    trend = np.linalg.lstsq(design, coefficients, rcond=None)[0]
+    scatter = np.cov(coefficients - design @ trend, rowvar=False)
+    sky = np.exp(0.5 * mean) - np.exp(0.5 * median_filter(mean, 121))
+
+    # Calibration: ratio to the emulator, split into a smooth part and what recurs on the scale of pixels.
+    model = shift_to_observer(Emulator.load(), labels, velocity)
+    bright = (snr > 60) & (labels[:, 0] > 4500) & (labels[:, 0] < 9500)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.clip(np.nan_to_num(np.log(np.clip(flux, 1e-3, None)) - model)[bright], -3, 3)
+    continuum = continuum_design()
+    tilt = np.linalg.lstsq(continuum, ratio.T, rcond=None)[0].T
+    residual = ratio - tilt @ continuum.T
+    quiet = residual[:, 50:-50].std(axis=1) < 0.08  # the rest has a lost stretch or a label that is far off
+    residual = np.clip(residual[quiet], -0.3, 0.3)
+    residual_mean, residual_basis, residual_coefficients = components(gaussian_filter1d(residual, 1.0, axis=1), N_RESIDUAL)
+
+    card = {
+        "source": "LAMOST DR10 v2.9.8 low-resolution spectra of A, F and G stars (Luo et al. 2015 RAA 15, 1095)",
+        "spectra_errors": len(snr),
+        "spectra_calibration": int(quiet.sum()),
+        "ln_snr_mean_std": [float(np.log(snr).mean()), float(np.log(snr).std())],
+        "residual_rms_mean_and_all": [float(residual_mean.std()), float(residual.std())],
+        "tilt_std": np.round(tilt.std(axis=0), 4).tolist(),
+    }
+    brightness = np.polyfit(np.log(snr / 50), log_median, 1)
+    LrsStatistics(
+        error_mean=mean.astype(np.float32),
+        error_basis=basis.astype(np.float32),
+        error_trend=trend,
+        error_scatter=scatter,
+        sky=np.clip(sky, 0, None).astype(np.float32),
+        tilt_mean=tilt[quiet].mean(axis=0),
+        tilt_scatter=np.cov(tilt[quiet], rowvar=False),
+        residual_mean=residual_mean.astype(np.float32),
+        residual_basis=(residual_basis * residual_coefficients.std(axis=0)[:, None]).astype(np.float32),
+        brightness=np.append(brightness, np.std(log_median - np.polyval(brightness, np.log(snr / 50)))),
+        card=card,
+    ).save(args.out)
+    print(json.dumps(card, indent=2))
+
+
+if __name__ == "__main__":
+    main()
