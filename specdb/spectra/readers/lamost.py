@@ -108,9 +108,7 @@ class LamostReader:
         if not opened.is_fits:
             return f"looked for FITS, which begins with 'SIMPLE  =', found {opened.head[:12]!r}"
         return (
-            None
-            if _layout(opened.hdus)
-            else OtherInstrument(f"a LAMOST LRS spectrum expected, this is {_describe(opened.hdus)}")
+            None if _layout(opened) else OtherInstrument(f"a LAMOST LRS spectrum expected, this is {_describe(opened.hdus)}")
         )
 
     def read(self, opened: OpenSource) -> Iterator[Spectra]:
@@ -121,8 +119,9 @@ class LamostReader:
         yield spectra
 
 
-def _layout(hdus: HDUList) -> str:
+def _layout(opened: OpenSource) -> str:
     """A, B, C, or empty for something else."""
+    hdus = opened.hdus
     first = hdus[0]
     if len(first.shape) == 2 and first.shape[0] == 5:
         rows = str(first.header.get("EXTEN0", "")).lower()
@@ -133,8 +132,7 @@ def _layout(hdus: HDUList) -> str:
         third = np.asarray(first.data[2], dtype=np.float64)
         return "B" if third.size and third[0] > 2000 and (np.diff(third) > 0).all() else "A"
     if len(hdus) > 1 and hdus[1].name == "COADD":
-        header = hdus[1].header
-        names = {str(header.get(f"TTYPE{i}")).upper() for i in range(1, 1 + header.get("TFIELDS", 0))}
+        names = {str(value).upper() for key, value in header_values(opened, hdus[1]).items() if key.startswith("TTYPE")}
         return "C" if "WAVELENGTH" in names else ""
     # Nothing but LAMOST's keywords: the extension has been cut off, which `_read` reports.
     return "C" if len(hdus) == 1 and not first.shape and first.header.get("TELESCOP") == "LAMOST" else ""
@@ -162,7 +160,7 @@ def _describe(hdus: HDUList) -> str:
 
 def _read(opened: OpenSource) -> Spectra:
     hdus = opened.hdus
-    layout = _layout(hdus)
+    layout = _layout(opened)
     header = _header_facts(opened, hdus[0])
     if layout in ("A", "B"):
         image = hdus[0].data

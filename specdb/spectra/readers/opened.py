@@ -96,7 +96,9 @@ class OpenSource:
             hdus = fits.open(io.BytesIO(self.data), memmap=False, lazy_load_hdus=False, disable_image_compression=True)
             for hdu in hdus:
                 place = hdu.fileinfo()
-                end = place["datLoc"] + hdu.size
+                if place["datLoc"] + place["datSpan"] <= len(self.data):
+                    continue
+                end = place["datLoc"] + hdu.size  # without the padding, which may be missing
                 if end > len(self.data):
                     raise ReadError("truncated", f"HDU {hdu.name or 0} needs {end} bytes, the file has {len(self.data)}")
             # astropy passes over an extension whose header it cannot complete.
