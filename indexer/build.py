@@ -10,7 +10,7 @@ from indexer.embedding import EmbeddingBuffer, EmbeddingSettings, embed_missing,
 from indexer.indexing import IndexReport, IndexSettings, update_index
 from indexer.ingest import IngestReport, IngestSettings, ingest
 from indexer.progress import Progress
-from specdb.encoders import default_encoder_name, load_encoder
+from specdb.encoders import default_encoder_name, encoder_folder, list_encoders, load_card, load_encoder
 from specdb.spectra import modality_for_survey
 from specdb.store import Store
 
@@ -62,8 +62,8 @@ def build_index(
         Each saying what to do; everything committed before stays.
     """
     modality = modality_for_survey(survey)
-    store = Store.create(Path(db), encoder or default_encoder_name)
-    model = load_encoder(encoder or store.default_encoder)
+    store = _open_or_create(Path(db), encoder)
+    model = load_encoder(encoder or store.encoder_location)
     buffer = EmbeddingBuffer(model, modality, embedding or EmbeddingSettings())
     with store.writing() as writer:
         require_compatible(writer, buffer)
@@ -83,7 +83,7 @@ def ingest_survey(
     progress: Progress | None = None,
 ) -> IngestReport:
     """Read and prepare a survey's files without embedding them; the first stage of `build_index`."""
-    store = Store.create(Path(db), default_encoder_name)
+    store = _open_or_create(Path(db), None)
     with store.writing() as writer:
         return ingest(writer, modality_for_survey(survey), inputs, settings=settings, progress=progress)
 
@@ -98,7 +98,7 @@ def embed_survey(
 ) -> int:
     """Embed what is ingested and not embedded yet; the second stage. Returns the number of spectra embedded."""
     store = Store.open(Path(db))
-    model = load_encoder(encoder or store.default_encoder)
+    model = load_encoder(encoder or store.encoder_location)
     buffer = EmbeddingBuffer(model, modality_for_survey(survey), settings or EmbeddingSettings())
     with store.writing() as writer:
         return embed_missing(writer, buffer, progress)
@@ -109,6 +109,16 @@ def index_survey(
 ) -> IndexReport:
     """Build or extend the index over stored embeddings; the third stage."""
     store = Store.open(Path(db))
-    model = load_encoder(encoder or store.default_encoder)
+    model = load_encoder(encoder or store.encoder_location)
     with store.writing() as writer:
         return update_index(writer, modality_for_survey(survey).name, model.name, model.weight_hash, settings, rebuild)
+
+
+def _open_or_create(root: Path, encoder: str | None) -> Store:
+    """Open a database, or create one whose default encoder is the given one."""
+    if (root / "specdb.toml").exists():
+        return Store.open(root)
+    folder = encoder_folder(encoder or default_encoder_name)
+    card = load_card(folder)
+    registered = any(entry.folder == folder for entry in list_encoders())
+    return Store.create(root, card.name, card.name if registered else str(folder.resolve()))

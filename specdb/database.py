@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from specdb.catalog import run_sql
 from specdb.encoders import Encoder, load_encoder
-from specdb.errors import DatabaseError, QueryError
+from specdb.errors import DatabaseError, ProvenanceError, QueryError
 from specdb.search import Hits, IndexCard, VectorIndex
 from specdb.search.query import Query, encode_spectra, find_modality, metadata_of, parse_question
 from specdb.spectra import Spectra, get_modality
@@ -62,8 +62,24 @@ class Database:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """The database's default encoder, loaded when first needed."""
-        return load_encoder(self.store.default_encoder)
+        """The database's default encoder, loaded when first needed.
+
+        Raises
+        ------
+        InputError
+            When it is not installed here.
+        ProvenanceError
+            When its weights are not those that made the stored embeddings.
+        """
+        encoder = load_encoder(self.store.encoder_location)
+        for modality in self.modalities:
+            stored = self._embedded_with(modality)
+            if stored not in (None, encoder.weight_hash):
+                raise ProvenanceError(
+                    f"the {modality} embeddings were made by {encoder.name} with weights {stored[:16]}, the one installed "
+                    f"here has {encoder.weight_hash[:16]}; use that version, or build a new database"
+                )
+        return encoder
 
     def counts(self) -> dict[str, int]:
         """Return the number of spectra per modality."""
@@ -89,12 +105,11 @@ class Database:
         try:
             stamp = (folder / "index.json").stat().st_mtime_ns
         except FileNotFoundError:
-            raise DatabaseError(f"{modality} has no index for encoder {name} yet; run `specdb index {modality}`") from None
+            survey = get_modality(modality).survey
+            raise DatabaseError(f"{modality} has no index for encoder {name} yet; run `specdb index {survey}`") from None
         held = self._indices.get((name, modality))
         if held is None or held[0] != stamp:
-            parts = self.store.embedding_parts(name, modality)
-            made = self.store.provenance(parts[0]) if parts else {}
-            expected = {"modality": modality, "encoder": name, "weight_hash": made.get("weight_hash")}
+            expected = {"modality": modality, "encoder": name, "weight_hash": self._embedded_with(modality)}
             held = stamp, VectorIndex.open(folder, expected_provenance=expected)
             self._indices[name, modality] = held
         return held[1]
@@ -167,7 +182,8 @@ class Database:
         exclude = [own] if own is not None and target == source and not include_self else None
         scores, ids = index.search(vector, k, exclude_ids=exclude)
         rows = metadata_of(self.store, target, ids[0])
-        ranked = rows.add_column(0, "score", pa.array(scores[0], pa.float32()))
+        cosines = np.minimum(scores[0], 1)  # rounding can lift a cosine above 1
+        ranked = rows.add_column(0, "score", pa.array(cosines, pa.float32()))
         ranked = ranked.add_column(0, "rank", pa.array(np.arange(1, len(ids[0]) + 1), pa.int32()))
         return Hits(ranked, question.name, target, self.store.default_encoder, index.card)
 
@@ -178,6 +194,11 @@ class Database:
     def embed(self, spectra: Spectra, modality: str) -> np.ndarray:
         """Return the shared embeddings (n, d) of spectra that are not in the database, as unit vectors."""
         return encode_spectra(self.encoder, get_modality(modality), spectra, self.device)[0]
+
+    def _embedded_with(self, modality: str) -> str | None:
+        """Return the weight hash that the default encoder's stored embeddings of a modality were made with."""
+        parts = self.store.embedding_parts(self.store.default_encoder, modality)
+        return self.store.provenance(parts[0])["weight_hash"] if parts else None
 
     def _vector_of(self, spectra: Spectra, modality: str) -> tuple[np.ndarray, int | None]:
         vector = self.embed(spectra, modality)

@@ -193,4 +193,4 @@ def _say_ingest(report: IngestReport, db: Path) -> None:
 
 def _say_index(report: IndexReport) -> None:
     card = report.index.card
-    click.echo(f"index {report.action}: {card.count} vectors, {card.kind} ({card.why}); {card.certificate}")
+    click.echo(f"index {report.action}: {card.count} vectors, {card.why}; {card.certificate}")

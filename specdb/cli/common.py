@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import sys
@@ -40,12 +41,17 @@ quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress and
 
 
 def output_options(function: Callable) -> Callable:
-    """Add ``--table``, ``--json`` and ``--csv``, which arrive as the argument `fmt`."""
-    for fmt, text in (("csv", "Comma-separated values."), ("json", "JSON."), ("table", "Aligned columns (default).")):
-        function = click.option(f"--{fmt}", "fmt", flag_value=fmt, default="table" if fmt == "table" else None, help=text)(
-            function
-        )
-    return function
+    """Add ``--table``, ``--json`` and ``--csv``; the command receives the chosen one as `fmt`."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, table: bool, as_json: bool, as_csv: bool, **kwargs: Any) -> Any:
+        if table + as_json + as_csv > 1:
+            raise click.UsageError("choose one of --table, --json and --csv")
+        return function(*args, fmt="json" if as_json else "csv" if as_csv else "table", **kwargs)
+
+    wrapped = click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values.")(wrapped)
+    wrapped = click.option("--json", "as_json", is_flag=True, help="JSON.")(wrapped)
+    return click.option("--table", is_flag=True, help="Aligned columns (the default).")(wrapped)
 
 
 def print_table(rows: pa.Table, fmt: OutputFormat) -> None:

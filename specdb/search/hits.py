@@ -65,7 +65,12 @@ class Hits:
 
     def to_table(self) -> Table:
         """Return the rows as an astropy table with units, descriptions and the query in its `meta`."""
-        meta = {"query": self.query, "modality": self.modality, "encoder": self.encoder, "recall": str(self.index.certificate)}
+        meta = {
+            "query": self.query,
+            "modality": self.modality,
+            "encoder": self.encoder,
+            "recall": str(self.index.certificate),
+        }
         return astropy_table(self.rows, meta)
 
 

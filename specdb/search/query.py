@@ -123,7 +123,7 @@ def encode_spectra(
     if prepared.rejections:
         first = prepared.rejections[0]
         raise QueryError(f"the spectrum cannot be used as a query: {first.reason}: {first.detail}")
-    return encoder.encode(prepared.flux, modality.name, device=device)["shared"], prepared
+    return encoder.encode(prepared.flux, modality.name, device=device, pad=False)["shared"], prepared
 
 
 def metadata_of(store: Store, modality: str, ids: np.ndarray) -> pa.Table:

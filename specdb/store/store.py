@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -39,17 +40,29 @@ class Store:
     root : Path
     name : str
     default_encoder : str
+        Name of the encoder whose embeddings and index answer searches.
+    encoder_location : str
+        Where that encoder is loaded from: its name where it is a registered one, else its folder.
     """
 
     root: Path
     name: str
     default_encoder: str
+    encoder_location: str
 
     # -- opening -------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, root: Path, default_encoder: str) -> Store:
+    def create(cls, root: Path, default_encoder: str, encoder_location: str | None = None) -> Store:
         """Create an empty database, or open the one that is there.
+
+        Parameters
+        ----------
+        root : Path
+        default_encoder : str
+            Used where the database is new; one that exists keeps its own.
+        encoder_location : str, optional
+            By default the name.
 
         Raises
         ------
@@ -68,8 +81,14 @@ class Store:
                 f"{root} holds other files ({', '.join(sorted(foreign)[:3])}, ...) and no specdb.toml; "
                 "a database is created only in an empty or a new folder"
             )
-        settings = {"format_version": FORMAT_VERSION, "name": root.resolve().name, "default_encoder": default_encoder}
-        lines = [f"{key} = {value}" if isinstance(value, int) else f'{key} = "{value}"' for key, value in settings.items()]
+        settings = {
+            "format_version": FORMAT_VERSION,
+            "name": root.resolve().name,
+            "default_encoder": default_encoder,
+            "encoder_location": encoder_location or default_encoder,
+        }
+        # A JSON string or integer is a TOML value, too.
+        lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in settings.items()]
         write_text(root / "specdb.toml", f"# made by specdb {__version__}\n" + "\n".join(lines) + "\n")
         return cls.open(root)
 
@@ -89,14 +108,14 @@ class Store:
             settings = tomllib.loads(path.read_text(encoding="utf-8"))
             version = int(settings["format_version"])
             if version <= FORMAT_VERSION:
-                return cls(root, str(settings["name"]), str(settings["default_encoder"]))
+                return cls(root, *(str(settings[key]) for key in ("name", "default_encoder", "encoder_location")))
         except FileNotFoundError:
             raise DatabaseError(
                 f"{root} is no specdb database (it has no specdb.toml); `specdb build-index` makes one"
             ) from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DatabaseError(
-                f"{path} cannot be read ({error}); it should give format_version, name, default_encoder"
+                f"{path} cannot be read ({error}); it should give format_version, name, default_encoder, encoder_location"
             ) from error
         raise VersionError(
             f"{root} has format version {version}, this specdb {__version__} reads up to {FORMAT_VERSION}; upgrade specdb"
