@@ -56,14 +56,14 @@ class LoopSettings:
         Steps.
     """
 
-    steps: int = 1200
+    steps: int = 700
     batch_size: int = 128
     lr: float = 2e-3
     matrix_lr: float = 0.02
     warm_up: float = 0.03
     final: float = 0.01
     clip: float = 1.0
-    checkpoint_every: int = 100
+    checkpoint_every: int = 50
 
     def pace(self, step: int) -> float:
         """Return the factor on the learning rates at a step."""
@@ -85,7 +85,8 @@ def fit(
     """Train a model in place.
 
     With a checkpoint a run that was killed goes on where it was last saved, and ends with the same weights, bit for bit, as
-    one that was left alone (same machine, same number of threads). The file is removed at the end.
+    one that was left alone (same machine, same number of threads). A finished run leaves its last state in the file, so that
+    calling again returns at once; remove it when all is saved.
 
     Parameters
     ----------
@@ -122,6 +123,7 @@ def fit(
         history = _load(checkpoint, identity, model, optimisers, generator)
     model.train()
     sums: dict[str, float] = {}
+    n_summed = 0
     started = time.monotonic()
     for step in range(len(history), settings.steps):
         for optimiser, peak in zip(optimisers, peaks, strict=True):
@@ -140,15 +142,14 @@ def fit(
         history.append(value)
         for name, loss in losses.items():
             sums[name] = sums.get(name, 0.0) + float(loss.detach())
-        if (step + 1) % settings.checkpoint_every == 0:
+        n_summed += 1
+        if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
             if checkpoint is not None:
                 _save(checkpoint, identity, model, optimisers, generator, history)
             if report is not None:
-                report(step + 1, {k: v / settings.checkpoint_every for k, v in sums.items()}, time.monotonic() - started)
-            sums = {}
+                report(step + 1, {k: v / n_summed for k, v in sums.items()}, time.monotonic() - started)
+            sums, n_summed = {}, 0
     model.eval()
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
     return history
 
 

@@ -60,6 +60,10 @@ MINI = ClipConfig(
 )
 
 
+#: Of the training that is measured and of the one that ships.
+CHECKPOINTS = ("split.checkpoint", "all.checkpoint")
+
+
 @dataclass(frozen=True)
 class MiniConfig:
     """Everything that decides what comes out, besides the data, the seed and the number of threads.
@@ -185,28 +189,44 @@ def train_mini(
     log(f"{len(data)} spectra of {len(np.unique(data.star))} stars; left out: {data.provenance['left_out']}")
     test = split_stars(data.star, config.n_folds, seed) == 0
     log(f"training without {test.sum()} spectra of {len(np.unique(data.star[test]))} stars")
-    model = train_encoder(data, ~test, config, seed, checkpoint=out / "split.checkpoint", log=log)
+    model = train_encoder(data, ~test, config, seed, checkpoint=out / CHECKPOINTS[0], log=log)
     metrics = _metrics(model, data, test)
     log(json.dumps(metrics))
+    card = _save(out, model, config, seed, data, metrics, "trained without the held-out stars", command)
     if final:
         log("training on all stars")
-        model = train_encoder(data, np.ones(len(data), bool), config, seed, checkpoint=out / "all.checkpoint", log=log)
-    weights = "trained on all stars; the figures are those of the same training without the held-out stars"
-    if not final:
-        weights = "trained without the held-out stars"
-    provenance: dict[str, Any] = data.provenance
+        model = train_encoder(data, np.ones(len(data), bool), config, seed, checkpoint=out / CHECKPOINTS[1], log=log)
+        weights = "trained on all stars; the figures are those of the same training without the held-out stars"
+        card = _save(out, model, config, seed, data, metrics, weights, command)
+    for name in CHECKPOINTS:
+        (out / name).unlink(missing_ok=True)
+    log(f"saved {card.weight_hash[:16]} in {out} after {time.monotonic() - started:.0f} s")
+    return card
+
+
+def _save(
+    out: Path,
+    model: ClipModel,
+    config: MiniConfig,
+    seed: int,
+    data: TrainingSet,
+    metrics: dict[str, Any],
+    weights: str,
+    command: str,
+) -> Card:
+    preparation = data.provenance["preparation"]
     card = Card(
         name="specclip-mini",
         config=config.model,
-        preparation={MODALITY: (provenance["preparation"]["name"], provenance["preparation"]["version"])},
+        preparation={MODALITY: (preparation["name"], preparation["version"])},
         title="A small SpecCLIP encoder for LAMOST LRS, trained on real spectra",
         licence="MIT; trained on public LAMOST spectra",
         training={
             "seed": seed,
             "weights": weights,
             "labels_used": bool(config.targets.label_weight),
-            "settings": {k: v for k, v in asdict(config).items() if k != "model"},
-            "data": provenance,
+            "settings": {key: value for key, value in asdict(config).items() if key != "model"},
+            "data": data.provenance,
         },
         metrics=metrics,
         provenance={
@@ -216,9 +236,7 @@ def train_mini(
             "command": command,
         },
     )
-    card = save_model(out, model, card)
-    log(f"saved {card.weight_hash[:16]} in {out} after {time.monotonic() - started:.0f} s")
-    return card
+    return save_model(out, model, card)
 
 
 def _metrics(model: ClipModel, data: TrainingSet, test: np.ndarray) -> dict[str, Any]:

@@ -251,7 +251,8 @@ class TestLoop:
             fit(model, problem, settings, 3, checkpoint=path, report=die)
         model.load_state_dict(start)
         assert fit(model, problem, settings, 3, checkpoint=path) == history
-        assert not path.exists()
+        model.load_state_dict(start)
+        assert fit(model, problem, settings, 3, checkpoint=path) == history, "a finished training is only loaded"
         for name, tensor in model.state_dict().items():
             assert torch.equal(tensor, expected[name]), name
 
@@ -286,7 +287,7 @@ class TestRecipe:
     def test_learns_what_separates_stars(self, stars):
         torch.set_num_threads(1)
         test = split_stars(stars.star) == 0
-        model = train_encoder(stars, ~test, replace(TINY, loop=replace(TINY.loop, steps=150)), 0)
+        model = train_encoder(stars, ~test, replace(TINY, loop=replace(TINY.loop, steps=80)), 0)
         embedding = embed(model, stars.flux)
         assert embedding.shape == (160, 16)
         assert repeat_visits(embedding, stars.star)[1].value > 0.6
