@@ -72,4 +72,5 @@ def run_sql(store: Store, query: str) -> pa.Table:
             relation = connection.sql(query)
             return pa.table({}) if relation is None else relation.to_arrow_table()
         except duckdb.Error as error:
-            raise QueryError(f"{str(error).strip()}\ntables: {', '.join(sorted(tables))}") from error
+            first_line = str(error).strip().splitlines()[0]
+            raise QueryError(f"{first_line}; tables: {', '.join(sorted(tables))}") from error

@@ -43,7 +43,13 @@ embed_options = _with(
     [
         encoder_option,
         device_option,
-        click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True),
+        click.option(
+            "--precision",
+            type=click.Choice(["float32", "bfloat16"]),
+            default="float32",
+            show_default=True,
+            help="Arithmetic.",
+        ),
         click.option(
             "--batch-size", type=click.IntRange(1), help="Spectra per forward pass.  [default: what suits the device]"
         ),
@@ -56,7 +62,7 @@ index_options = _with(
             "--recall", type=click.FloatRange(0, 1, min_open=True), default=0.99, show_default=True, help="recall@10."
         ),
         click.option("--fail-below-recall", is_flag=True, help="Fail instead of stepping up to a larger index kind."),
-        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--seed", type=int, default=0, show_default=True, help="Of the training of the index."),
     ]
 )
 

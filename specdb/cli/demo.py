@@ -115,11 +115,11 @@ def _compare(db: Path, star_of: dict[int, int]) -> None:
 @click.command()
 @click.argument("survey", type=click.Choice(["lamost"]))
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--stars", type=int, default=300, show_default=True)
+@click.option("--stars", type=int, default=300, show_default=True, help="Number of stars.")
 @click.option("--repeats", type=float, default=0.3, show_default=True, help="Share of stars observed 2 to 4 times.")
 @click.option("--anomalies", type=float, default=0.02, show_default=True, help="Share of unusual objects.")
 @click.option("--broken", type=int, default=0, show_default=True, help="Damaged files to add.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Other seeds give other stars.")
 def simulate(survey: str, directory: Path, stars: int, repeats: float, anomalies: float, broken: int, seed: int) -> None:
     """Write a simulated survey in the survey's own file format, with a truth catalogue."""
     from indexer.simulate import simulate_lamost

@@ -81,8 +81,9 @@ class RecallCertificate:
 
     def __str__(self) -> str:
         """One line for people."""
-        figures = ", ".join(f"recall@{k} {r.value:.4f} [{r.low:.4f}, {r.high:.4f}]" for k, r in self.recall.items())
-        return f"{figures} (95 % intervals, {self.queries} queries: {self.drawn})"
+        ten = self.recall[10]
+        others = ", ".join(f"recall@{k} {r.value:.4f}" for k, r in self.recall.items() if k != 10)
+        return f"measured recall@10 {ten.value:.4f} [{ten.low:.4f}, {ten.high:.4f}], {others} ({self.queries} queries)"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -94,7 +94,7 @@ def expand_sources(inputs: Iterable[str | Path], suffixes: Collection[str] = ())
     """Turn what the user named into a stream of sources, in the order given.
 
     Folders are walked in sorted order, through symbolic links but not round in circles; hidden files are left out, archives
-    (.tar, .tar.gz, .tgz) are entered. Every regular file is delivered, whatever its ending, so that nothing met goes
+    (.tar, .tar.gz, .tgz) are entered, specdb databases are passed by. Every regular file is delivered, whatever its ending, so that nothing met goes
     uncounted. A list of paths is ``@list.txt``, a ``.lst`` or ``.list`` file, or a ``.txt`` file of which every line looks
     like a path. It has one file, folder, glob or archive per line, taken relative to the folder of the list or else to the
     working directory; empty lines and lines starting with ``#`` are ignored.
@@ -159,6 +159,8 @@ def _walk(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Sou
     except OSError as error:
         yield Source(folder, named=False, damage=("unreadable", f"{error}; the folder cannot be listed"))
         return
+    if ("specdb.toml", False) in found:
+        return  # a database that lies among the survey's files is not part of the survey
     for name, is_dir in found:
         if is_dir:
             yield from _walk(folder / name, (*above, here))

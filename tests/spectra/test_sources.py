@@ -289,3 +289,11 @@ def test_as_many_sources_come_out_as_files_went_in(tmp_path_factory, paths: list
     assert sorted(source.path.relative_to(root).as_posix() for source in found) == sorted(paths)
     chosen = data.draw(st.lists(st.sampled_from(paths), min_size=1))
     assert len(list(expand_sources([root / name for name in chosen], FITS))) == len(chosen)
+
+
+def test_a_database_among_the_files_is_passed_by(tmp_path: Path) -> None:
+    (tmp_path / "spec.fits").touch()
+    (tmp_path / "mydb" / "spectra").mkdir(parents=True)
+    (tmp_path / "mydb" / "specdb.toml").touch()
+    (tmp_path / "mydb" / "spectra" / "part-00000.parquet").touch()
+    assert [source.path.name for source in expand_sources([tmp_path])] == ["spec.fits"]
