@@ -1,7 +1,8 @@
 """The whole pipeline: does reading overlap encoding, and does memory stay put when the survey grows tenfold?
 
-Every stage runs in a process of its own with the settings it has inside `build-index`. Overlap: the time of `build-index` over
-that of its slowest stage alone. Memory: the peak of the process that prepares, encodes and writes, and of its largest reader.
+Every stage runs in a process of its own with the settings it has inside `build-index`. Overlap: the time of `build-index`
+over that of its slowest stage alone. Memory: the peak of the process that prepares, encodes and writes, and of its largest
+reader.
 
 Usage: python benchmarks/pipeline.py [--files 5000] [--encoder NAME]
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class IndexSettings:
 
     kind: str = "auto"
     recall: float = 0.99
-    on_shortfall: str = "step-up"
+    on_shortfall: Literal["step-up", "fail"] = "step-up"
     seed: int = 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 _END = object()
 
 
-def prefetch(items: Iterator[T], depth: int) -> Iterator[T]:
+def prefetch(items: Iterator[T], depth: int) -> Generator[T]:
     """Yield `items` in order while a thread computes up to `depth` of them in advance.
 
     An exception of the producer is raised here, at its place in the order. When the consumer stops early, the producer is

@@ -167,8 +167,8 @@ class Database:
         if not self.modalities:
             raise DatabaseError(f"{self.store.root} holds no spectra yet; fill it with `specdb build-index`")
         question = parse_question(query, [modality] if modality else self.modalities)
-        if question.spectrum_id is not None:
-            own = question.spectrum_id
+        own = question.spectrum_id
+        if own is not None:
             source = modality or find_modality(self.store, own)
             vector = self._stored_vector(source, own)
         else:
@@ -179,7 +179,7 @@ class Database:
             vector, own = self._vector_of(question.spectra, source)
         target = to or source
         index = self.index(target)
-        exclude = [own] if own is not None and target == source and not include_self else None
+        exclude = np.array([own]) if own is not None and target == source and not include_self else None
         scores, ids = index.search(vector, k, exclude_ids=exclude)
         rows = metadata_of(self.store, target, ids[0])
         cosines = np.minimum(scores[0], 1)  # rounding can lift a cosine above 1

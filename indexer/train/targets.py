@@ -46,7 +46,7 @@ class TargetSettings:
     n_components: int = 30
     n_principal: int = 200
     constant: float = 2.0
-    label_weight: float = 0.35
+    label_weight: float = 0.5
     label_scale: tuple[float, float, float] = (1.0, 0.7, 0.7)
     kernel_width: float = 0.3
     ridge: float = 0.1

@@ -171,8 +171,12 @@ def _embedding_settings(options: dict[str, Any]) -> Any:
 def _index_settings(options: dict[str, Any]) -> Any:
     from indexer import IndexSettings
 
-    shortfall = "fail" if options["fail_below_recall"] else "step-up"
-    return IndexSettings(kind=options["kind"], recall=options["recall"], on_shortfall=shortfall, seed=options["seed"])
+    return IndexSettings(
+        kind=options["kind"],
+        recall=options["recall"],
+        on_shortfall="fail" if options["fail_below_recall"] else "step-up",
+        seed=options["seed"],
+    )
 
 
 def _dry_run(survey: str, inputs: tuple[str, ...]) -> None:

@@ -94,10 +94,10 @@ def expand_sources(inputs: Iterable[str | Path], suffixes: Collection[str] = ())
     """Turn what the user named into a stream of sources, in the order given.
 
     Folders are walked in sorted order, through symbolic links but not round in circles; hidden files are left out, archives
-    (.tar, .tar.gz, .tgz) are entered, specdb databases are passed by. Every regular file is delivered, whatever its ending, so that nothing met goes
-    uncounted. A list of paths is ``@list.txt``, a ``.lst`` or ``.list`` file, or a ``.txt`` file of which every line looks
-    like a path. It has one file, folder, glob or archive per line, taken relative to the folder of the list or else to the
-    working directory; empty lines and lines starting with ``#`` are ignored.
+    (.tar, .tar.gz, .tgz) are entered, specdb databases are passed by. Every regular file is delivered, whatever its ending,
+    so that nothing met goes uncounted. A list of paths is ``@list.txt``, a ``.lst`` or ``.list`` file, or a ``.txt`` file of
+    which every line looks like a path. It has one file, folder, glob or archive per line, taken relative to the folder of
+    the list or else to the working directory; empty lines and lines starting with ``#`` are ignored.
 
     Parameters
     ----------

@@ -6,6 +6,7 @@ readers loops over spectra in Python.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -61,9 +62,9 @@ class Spectra:
     def __len__(self) -> int:
         return self.flux.shape[0]
 
-    def take(self, rows: np.ndarray) -> Spectra:
-        """Return the given rows (integer or boolean index) as new `Spectra`."""
-        rows = np.arange(len(self))[rows]
+    def take(self, rows: np.ndarray | Sequence[int] | slice) -> Spectra:
+        """Return the given rows (integers, booleans or a slice) as new `Spectra`."""
+        rows = np.arange(len(self))[rows if isinstance(rows, slice) else np.asarray(rows)]
 
         def pick(array: np.ndarray | None) -> np.ndarray | None:
             return None if array is None else array[rows]
