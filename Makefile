@@ -37,7 +37,7 @@ soak: $(VENV)/.dev ## the slow suites too
 	$(RUN_TESTS) -m "not gpu"
 
 bench: $(VENV)/.dev ## measure; writes benchmarks/results
-	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+	for name in preparation encoder search pipeline representations; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 docs: $(VENV)/.dev ## run the commands of the documentation
 	$(BIN)/pytest tests/test_docs.py
