@@ -49,24 +49,25 @@ def running_median(flux: Array, xp: ModuleType = np) -> Array:
     xp : module
         `numpy` or `torch`, whichever `flux` belongs to.
     """
-    n_pix = flux.shape[0]
-    n_half = (n_pix + 1) // 2 + 4
-    even = xp.zeros((n_half, *flux.shape[1:]), **_like(flux))
-    odd = xp.zeros((n_half, *flux.shape[1:]), **_like(flux))
+    n_pix, n = flux.shape
+    half = ((n_pix + 1) // 2 + 4, n)
+    even, odd = xp.zeros(half, **_like(flux)), xp.zeros(half, **_like(flux))
     even[2 : 2 + n_pix // 2] = flux[1::2]  # pixel i is padded pixel i + 3
     odd[1 : 1 + (n_pix + 1) // 2] = flux[0::2]
 
-    low, high = xp.minimum(even, odd), xp.maximum(even, odd)  # sorted pairs
-    one, four = xp.minimum(low[:-1], low[1:]), xp.maximum(high[:-1], high[1:])  # sorted fours: one, two, three, four
-    inner, outer = xp.maximum(low[:-1], low[1:]), xp.minimum(high[:-1], high[1:])
-    two, three = xp.minimum(inner, outer), xp.maximum(inner, outer)
-    one, two, three, four = one[:-1], two[:-1], three[:-1], four[:-1]
+    # Sorted pairs, then sorted fours (one, two, three, four); results overwrite what is no longer needed, for the cache.
+    low, high = xp.minimum(even, odd), xp.maximum(even, odd)
+    one, three = xp.minimum(low[:-2], low[1:-1]), xp.maximum(low[:-2], low[1:-1])
+    two, four = xp.minimum(high[:-2], high[1:-1]), xp.maximum(high[:-2], high[1:-1])
+    two, three = xp.minimum(two, three), xp.maximum(two, three, out=three)
     low, high = low[2:], high[2:]
     # The k-th of two sorted lists together is the least over i + j = k of the larger of their i-th and j-th.
-    third = xp.minimum(xp.minimum(three, xp.maximum(two, low)), xp.maximum(one, high))
-    fourth = xp.minimum(xp.minimum(four, xp.maximum(three, low)), xp.maximum(two, high))
+    third = xp.minimum(three, xp.maximum(two, low))
+    xp.minimum(third, xp.maximum(one, high, out=one), out=third)
+    fourth = xp.minimum(four, xp.maximum(three, low, out=three), out=four)
+    xp.minimum(fourth, xp.maximum(two, high, out=two), out=fourth)
 
-    result = xp.empty((n_pix, *flux.shape[1:]), **_like(flux))
+    result = xp.empty((n_pix, n), **_like(flux))
     n_even, n_odd = (n_pix + 1) // 2, n_pix // 2
     result[0::2] = xp.maximum(third[:n_even], xp.minimum(even[3 : 3 + n_even], fourth[:n_even]))
     result[1::2] = xp.maximum(third[1 : 1 + n_odd], xp.minimum(odd[:n_odd], fourth[1 : 1 + n_odd]))
@@ -121,7 +122,7 @@ class BlueContinuum:
         The blue part within the grid.
     basis : ndarray (n_blue, 6), float64
         Orthonormal polynomials; empty if the part has too few pixels for a fit.
-    products : ndarray (36, n_blue), float64
+    products : ndarray (n_blue, 6, 6), float64
         Products of each two polynomials, for the normal matrices of fits with missing pixels.
     n_hot : int
         Number of blue pixels below 4500 Angstrom.
@@ -143,7 +144,7 @@ class BlueContinuum:
         blue = wavelength[pixels]
         fitted = len(blue) > MIN_PIXELS
         basis = orthonormal_polynomials(blue, BLUE_DEGREE) if fitted else np.empty((0, BLUE_DEGREE + 1))
-        products = (basis.T[:, None] * basis.T).reshape(basis.shape[1] ** 2, -1)
+        products = basis[:, :, None] * basis[:, None, :]
         n_hot = int(np.searchsorted(blue, PEAK_LIMIT))
         return cls(pixels, basis, products, n_hot, _windows(wavelength, n_below, len(blue)) if fitted else [])
 
@@ -152,25 +153,25 @@ class BlueContinuum:
         """Whether there are enough pixels for a fit."""
         return len(self.basis) > 0
 
-    def normal_inverse(self, left_out: np.ndarray, n: int) -> np.ndarray:
+    def normal_inverse(self, column: np.ndarray, pixel: np.ndarray, n: int) -> np.ndarray:
         """Return the inverse normal matrices (n, 6, 6) of fits that leave out some pixels.
 
         With every pixel the normal matrix of an orthonormal basis is exactly the identity; a missing pixel takes q q^T away.
 
         Parameters
         ----------
-        left_out : ndarray, int
-            Positions in a flattened array (n_blue, n).
+        column, pixel : ndarray (n_out,), int
+            Spectrum and blue pixel of each that is left out, ordered by spectrum.
         n : int
             Number of spectra.
         """
         size = self.basis.shape[1]
-        out = np.zeros((len(self.basis), n))
-        out.reshape(-1)[left_out] = 1.0
-        missing = np.matmul(self.products, out).T.reshape(n, size, size)
-        normal = np.eye(size) - missing
-        # Far below any normal matrix with pixels over most of the range; keeps those with next to none invertible.
-        normal[missing.any(axis=(1, 2))] += 1e-12 * np.eye(size)
+        normal = np.broadcast_to(np.eye(size), (n, size, size)).copy()
+        if len(column):
+            first = np.flatnonzero(np.diff(column, prepend=-1))
+            missing = np.add.reduceat(self.products[pixel], first)
+            # The addition is far below any normal matrix with pixels over most of the range; it keeps all invertible.
+            normal[column[first]] += 1e-12 * np.eye(size) - missing
         return np.linalg.inv(normal)
 
     def fit(
@@ -178,9 +179,9 @@ class BlueContinuum:
         smooth: Array,
         basis: Array,
         xp: ModuleType = np,
-        left_out: Array | None = None,
+        weight: Array | None = None,
         normal_inverse: Array | None = None,
-        uncovered: Array | None = None,
+        uncovered: tuple[Array, Array] | None = None,
     ) -> tuple[Array, Array]:
         """Fit the upper envelope.
 
@@ -190,13 +191,13 @@ class BlueContinuum:
             Median-filtered flux of the blue part.
         basis : array (n_blue, 6), float64
             `self.basis` where `smooth` lives.
-        left_out : array, int, optional
-            Pixels without weight in the fit, as positions in the flattened `smooth`. Their flux still counts where the ends
-            of the Balmer windows are looked up.
+        weight : array (n_blue, n), float64, optional
+            0 for pixels that are left out of the fit, else 1. The flux of the former still counts where the ends of the
+            Balmer windows are looked up.
         normal_inverse : array (n, 6, 6), optional
-            As `normal_inverse` returns it; with `left_out`.
-        uncovered : array, int, optional
-            Such positions where the maximum of the fit is not looked for: those beyond the spectrum's good pixels.
+            As `normal_inverse` returns it; with `weight`.
+        uncovered : tuple of arrays (pixel, column), optional
+            Where the maximum of the fit is not looked for: those beyond the spectrum's good pixels.
 
         Returns
         -------
@@ -212,16 +213,19 @@ class BlueContinuum:
         envelope[:] = smooth
 
         def solve() -> Array:
-            if left_out is None:
+            if weight is None:
                 return xp.matmul(transposed, envelope)
-            envelope.reshape(-1)[left_out] = 0.0
+            xp.multiply(envelope, weight, out=envelope)
             return xp.einsum("nij,jn->in", normal_inverse, xp.matmul(transposed, envelope))
 
         coefficients = solve()
         xp.matmul(basis, coefficients, out=fit)
         if uncovered is not None:
-            fit.reshape(-1)[uncovered] = -xp.inf
-        blue_branch = xp.argmax(fit, 0) < self.n_hot
+            fit[uncovered] = -xp.inf
+        if 0 < self.n_hot < len(basis):
+            blue_branch = xp.amax(fit[: self.n_hot], 0) >= xp.amax(fit[self.n_hot :], 0)
+        else:
+            blue_branch = (fit[0] == fit[0]) & (self.n_hot > 0)
         if self.windows and bool(blue_branch.any()):
             for window in self.windows:
                 start, stop = (xp.amax(smooth[end], 0) for end in window.ends)

@@ -1,15 +1,19 @@
 """LAMOST LRS preparation: divide by the SpecCLIP continuum and put 1462 pixels from 3999.4 to 5598.9 Angstrom on one grid.
 
-Thousands of spectra are prepared at once, in blocks of a constant number of rows: every matrix product then has the same
-shape whatever the number of spectra, so that a spectrum alone and among thousands gives the same bits, and a block's arrays
-stay in the processor's cache. Spectra whose grids agree up to 5700 Angstrom share the blocks.
+Thousands of spectra are prepared at once, in blocks that stay in the processor's cache. The continua of a block are fitted
+in stacks of a constant number of spectra, the last one filled up with zeros: every matrix product then has the same shape
+whatever the number of spectra, so that a spectrum alone and among thousands gives the same bits. Spectra whose grids agree
+up to 5700 Angstrom share the blocks.
 """
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -29,7 +33,9 @@ LAMOST_GRID = 10 ** np.linspace(3.602, 3.602 + 1461e-4, 1462)
 LAMOST_GRID.flags.writeable = False
 
 GRID_TEXT = "the grid 3999.4-5598.9 Angstrom"
-BLOCK_ROWS = {"cpu": 32, "cuda": 2048}
+#: Spectra in a stack, and stacks in a block. On the CPU a stack of 16 stays in a second-level cache, and each product below
+#: the size (2^18 multiplications) at which OpenBLAS starts threads, which would take longer than the product.
+STACKS = {"cpu": (16, 4), "cuda": (2048, 1)}
 MANY = 0.1  #: share of repaired or filled pixels above which a spectrum is flagged MANY_REPAIRED
 
 #: Normalised flux is kept, however absurd, up to this size: the encoders' sum of squares over the grid then fits a float32.
@@ -50,6 +56,7 @@ class _Plan:
 
     @classmethod
     def of(cls, wavelength: np.ndarray) -> _Plan:
+        """Plan for a grid (n_pix,), float64."""
         resampler = Resampler.plan(wavelength, LAMOST_GRID)
         span = resampler.span
         return cls(wavelength, BlueContinuum.plan(wavelength), resampler.shifted(span.start), span)
@@ -61,22 +68,44 @@ class _Plan:
         return max(fit, grid + 2) + 3
 
 
+@lru_cache(maxsize=16)
+def _plan(wavelength: bytes) -> _Plan:
+    # A survey comes in thousands of calls on a handful of grids.
+    return _Plan.of(np.frombuffer(wavelength))
+
+
 @dataclass
 class _Group:
     """Spectra that share a plan: the batches they come from and their rows in the input."""
 
     batches: list[Spectra] = field(default_factory=list)
     first_rows: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)  # spectra up to and with each batch
 
-    def stack(self, name: str, n_pix: int) -> np.ndarray | None:
-        arrays = [getattr(batch, name) for batch in self.batches]
-        if arrays[0] is None:
+    def add(self, batch: Spectra, first_row: int) -> None:
+        self.batches.append(batch)
+        self.first_rows.append(first_row)
+        self.ends.append(len(self) + len(batch))
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    def stack(self, name: str, start: int, stop: int, n_pix: int) -> np.ndarray | None:
+        """Return an attribute of the spectra from `start` to `stop`, counted within the group, cut to `n_pix` pixels."""
+        if getattr(self.batches[0], name) is None:
             return None
-        return np.concatenate([a[:, :n_pix] for a in arrays]) if len(arrays) > 1 else arrays[0][:, :n_pix]
+        used = slice(bisect_right(self.ends, start), bisect_left(self.ends, stop) + 1)
+        parts = []
+        for batch, end in zip(self.batches[used], self.ends[used], strict=True):
+            begin = end - len(batch)
+            parts.append(getattr(batch, name)[max(start - begin, 0) : stop - begin, :n_pix])
+        return np.concatenate(parts)
 
-    @property
     def rows(self) -> np.ndarray:
-        return np.concatenate([first + np.arange(len(b)) for b, first in zip(self.batches, self.first_rows, strict=True)])
+        """Return the row in the input of each spectrum."""
+        ends = np.array(self.ends)
+        sizes = np.diff(ends, prepend=0)
+        return np.arange(ends[-1]) + np.repeat(self.first_rows - (ends - sizes), sizes)
 
 
 @dataclass(frozen=True)
@@ -129,7 +158,7 @@ class LrsPreparation:
             raise PreparationError(f"min_snr is {self.min_snr}; give 0 (no limit) or a positive number")
         if self.threads < 1:
             raise PreparationError(f"threads is {self.threads}; give 1 or more")
-        if self.device.partition(":")[0] not in BLOCK_ROWS:
+        if self.device.partition(":")[0] not in STACKS:
             raise PreparationError(f"device is {self.device!r}; give 'cpu', 'cuda' or 'cuda:N'")
 
     def settings(self) -> dict[str, float | int | str | bool]:
@@ -144,8 +173,8 @@ class LrsPreparation:
         rejected: dict[int, tuple[str, str]] = {}
 
         for (wavelength, *_), group in self._groups(batches, rejected).items():
-            rows = group.rows
-            plan = _Plan.of(np.frombuffer(wavelength))
+            rows = group.rows()
+            plan = _plan(wavelength)
             if not plan.resampler.inside.any():
                 first, last = plan.wavelength[[0, -1]]
                 why = f"the spectrum covers {first:.1f}-{last:.1f} Angstrom, nothing of {GRID_TEXT}"
@@ -180,22 +209,21 @@ class LrsPreparation:
             elif len(batch):
                 double = batch.flux.dtype.itemsize > 4 or batch.flux.dtype.kind != "f"
                 group = groups.setdefault((used, double, batch.ivar is None, batch.and_mask is None), _Group())
-                group.batches.append(batch)
-                group.first_rows.append(first_row)
+                group.add(batch, first_row)
             first_row += len(batch)
         return groups
 
     def _blocks(self, plan: _Plan, group: _Group) -> list[tuple[int, _Block]]:
-        flux, ivar, mask = (group.stack(name, len(plan.wavelength)) for name in ("flux", "ivar", "and_mask"))
-        assert flux is not None
-        size = BLOCK_ROWS[self.device.partition(":")[0]]
-        starts = range(0, len(flux), size)
+        size = math.prod(STACKS[self.device.partition(":")[0]])
+        starts = range(0, len(group), size)
 
         def prepare(start: int) -> _Block:
-            rows = slice(start, start + size)
-            return self._prepare(
-                plan, flux[rows], None if ivar is None else ivar[rows], None if mask is None else mask[rows]
+            stop = min(start + size, len(group))
+            flux, ivar, mask = (
+                group.stack(name, start, stop, len(plan.wavelength)) for name in ("flux", "ivar", "and_mask")
             )
+            assert flux is not None
+            return self._prepare(plan, flux, ivar, mask)
 
         if self.threads > 1 and len(starts) > 1:
             with ThreadPoolExecutor(self.threads) as pool:
@@ -215,25 +243,26 @@ class LrsPreparation:
             ends = np.zeros(continuum.shape, bool)
             needed = repaired.within(span.start, span.stop)
             ends[needed.row[needed.at_end], needed.pixel[needed.at_end]] = True
-            low = continuum <= 0
-            low_continuum = (low & ~ends).any(axis=1)
-            continuum[low] = 1.0
-            normalised = grid.interpolate(flux[:, span] / continuum, fill=1.0).astype(np.float32)
-            np.clip(normalised, -MAX_NORMALISED, MAX_NORMALISED, out=normalised)
-
             lost = grid.touched(bad[:, span]) | ~grid.inside | grid.gap  # without information of its own
             filled = grid.touched(ends) | ~grid.inside
-            normalised[filled] = 1.0
             n_lost = lost.sum(axis=1, dtype=np.int32)
+
+            low = continuum <= 0
+            low_continuum = (low & ~ends).any(axis=1)
+            np.copyto(continuum, 1.0, where=low)
+            normalised = grid.interpolate(flux[:, span] / continuum, fill=1.0).astype(np.float32)
+            np.clip(normalised, -MAX_NORMALISED, MAX_NORMALISED, out=normalised)
+            np.copyto(normalised, 1.0, where=filled)
 
             if ivar is None:
                 inverse = np.zeros(normalised.shape, np.float32)
                 snr = np.full(len(flux), np.nan, np.float32)
             else:
-                continuum *= continuum
-                continuum *= ivar[:, span]
-                inverse = np.minimum(grid.inverse_variance(continuum), np.finfo(np.float32).max).astype(np.float32)
-                inverse[lost] = 0.0
+                scale = continuum.astype(np.float32)
+                # In this order neither very small nor very large flux units leave the range of float32.
+                inverse = grid.inverse_variance(ivar[:, span] * scale * scale).astype(np.float32)
+                np.minimum(inverse, np.finfo(np.float32).max, out=inverse)
+                np.copyto(inverse, 0.0, where=lost)
                 snr = _masked_median(normalised * np.sqrt(inverse), lost, n_lost)
 
         quality = np.zeros(len(flux), np.int32)
@@ -252,32 +281,40 @@ class LrsPreparation:
 
     def _continuum(self, plan: _Plan, flux: np.ndarray, repaired: BadPixels) -> np.ndarray:
         """Return the continuum (n, n_span) of the pixels that the model grid needs, not yet guarded against zero."""
-        kind = self.device.partition(":")[0]
-        columns = np.zeros((flux.shape[1], BLOCK_ROWS[kind]), flux.dtype)
+        lanes = STACKS[self.device.partition(":")[0]][0]
+        result = np.empty((len(flux), plan.span.stop - plan.span.start))
+        for start in range(0, len(flux), lanes):
+            rows = slice(start, start + lanes)
+            self._fit(plan, flux[rows], repaired.of_rows(start, start + lanes), lanes, result[rows])
+        return result
+
+    def _fit(self, plan: _Plan, flux: np.ndarray, repaired: BadPixels, lanes: int, result: np.ndarray) -> None:
+        """Write the continuum of one stack (n, n_pix), n up to `lanes`, into `result` (n, n_span)."""
+        columns = np.zeros((flux.shape[1], lanes), flux.dtype)
         columns[:, : len(flux)] = flux.T
-        xp, send = (np, np.asarray) if kind == "cpu" else self._torch()
+        xp, send = (np, np.asarray) if self.device == "cpu" else self._torch()
         smooth = running_median(send(columns), xp)
 
         blue, span = plan.blue, plan.span
+        first, last = max(span.start, blue.pixels.start), min(span.stop, blue.pixels.stop)
+        if not blue.fitted or (first, last) != (span.start, span.stop):
+            # A gap in the grid can make the pixel next to the last one of the model grid lie outside the blue part.
+            result[:] = _host(smooth[span]).T[: len(flux)]
         if not blue.fitted:
-            return _host(smooth[span]).T[: len(flux)].astype(np.float64)
+            return
         options: dict[str, Any] = {}
         if len(left_out := repaired.within(blue.pixels.start, blue.pixels.stop)):
-            position = left_out.pixel * columns.shape[1] + left_out.row
+            weight = np.ones((len(blue.basis), lanes))
+            weight[left_out.pixel, left_out.row] = 0.0
+            end = left_out.at_end
             options = {
-                "left_out": send(position),
-                "normal_inverse": send(blue.normal_inverse(position, columns.shape[1])),
-                "uncovered": send(position[left_out.at_end]),
+                "weight": send(weight),
+                "normal_inverse": send(blue.normal_inverse(left_out.row, left_out.pixel, lanes)),
+                "uncovered": (send(left_out.pixel[end]), send(left_out.row[end])),
             }
         coefficients, _ = blue.fit(smooth[blue.pixels], send(blue.basis), xp, **options)
-        first, last = max(span.start, blue.pixels.start), min(span.stop, blue.pixels.stop)
-        fitted = _host(coefficients).T @ blue.basis[first - blue.pixels.start : last - blue.pixels.start].T
-        if (first, last) == (span.start, span.stop):
-            return fitted[: len(flux)]
-        # A gap in the grid can make the pixel next to the last one of the model grid lie outside the blue part.
-        result = _host(smooth[span]).T.astype(np.float64)
-        result[:, first - span.start : last - span.start] = fitted
-        return result[: len(flux)]
+        basis = blue.basis[first - blue.pixels.start : last - blue.pixels.start]
+        result[:, first - span.start : last - span.start] = np.matmul(_host(coefficients).T, basis.T)[: len(flux)]
 
     def _torch(self) -> tuple[ModuleType, Callable[[np.ndarray], Any]]:
         import torch

@@ -62,6 +62,11 @@ class BadPixels:
     def __len__(self) -> int:
         return len(self.row)
 
+    def of_rows(self, start: int, stop: int) -> BadPixels:
+        """Return those of the rows from `start` to `stop`, rows counted from `start`."""
+        part = slice(*np.searchsorted(self.row, [start, stop]).tolist())
+        return BadPixels(self.row[part] - start, self.pixel[part], self.at_end[part])
+
     def within(self, start: int, stop: int) -> BadPixels:
         """Return those with ``start <= pixel < stop``, counted from `start`."""
         keep = (self.pixel >= start) & (self.pixel < stop)

@@ -189,7 +189,7 @@ def bad_inputs(flux):
     broken[7] = np.nan
     return {
         "not finite": (Spectra(broken, flux), "bad_wavelength", "1 of 3909 wavelengths are not finite"),
-        "backwards": (Spectra(backwards, flux), "bad_wavelength", "must increase strictly; 3908 steps do not, the first behind"),
+        "backwards": (Spectra(backwards, flux), "bad_wavelength", "must increase strictly; 3908 steps do not, the first"),
         "negative": (Spectra(LAMOST - 1e4, flux), "bad_wavelength", "must be positive"),
         "one pixel": (Spectra(LAMOST[:1], flux[:, :1]), "bad_wavelength", "has 1 pixels; at least 2 are needed"),
         "all NaN": (Spectra(LAMOST, flux * np.nan), "bad_flux", f"no pixel of {GRID} has a finite"),

@@ -40,11 +40,14 @@ def test_bad_pixels_are_interpolated_linearly_in_wavelength(bad):
     np.testing.assert_array_equal(listed.at_end, ~inner[listed.row, listed.pixel])
 
 
-def test_within_counts_from_the_start():
-    bad = np.zeros((2, 10), bool)
-    bad[0, 1] = bad[1, 4:6] = True
-    listed = interpolate_bad(np.arange(10.0), np.ones((2, 10)), bad).within(4, 8)
-    assert (listed.row.tolist(), listed.pixel.tolist(), len(listed)) == ([1, 1], [0, 1], 2)
+def test_parts_count_from_their_start():
+    bad = np.zeros((3, 10), bool)
+    bad[0, 1] = bad[1, 4:6] = bad[2, 9] = True
+    listed = interpolate_bad(np.arange(10.0), np.ones((3, 10)), bad)
+    part = listed.within(4, 8)
+    assert (part.row.tolist(), part.pixel.tolist(), len(part)) == ([1, 1], [0, 1], 2)
+    part = listed.of_rows(1, 3)
+    assert (part.row.tolist(), part.pixel.tolist(), part.at_end.tolist()) == ([0, 0, 1], [4, 5, 9], [False, False, True])
 
 
 GRID = 10 ** (3.6 + 1e-4 * np.arange(50))
