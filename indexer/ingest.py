@@ -211,16 +211,15 @@ def _open_sources(store: Store, modality: str) -> dict[str, int]:
 
 
 def _unseen(sources: Iterable[Source], seen: IntSet, open_sources: dict[str, int], report: IngestReport) -> Iterator[Source]:
-    reopened: set[str] = set()
+    to_go_on = set(open_sources)
     for source in sources:
         report.sources += 1
-        key = source_key(source.name)
-        to_go_on = source.name in open_sources and source.name not in reopened
-        if key in seen and not to_go_on:
+        new = seen.add(np.array([source_key(source.name)]))[0]
+        if new or source.name in to_go_on:
+            to_go_on.discard(source.name)
+            yield source
+        else:
             report.known += 1
-            continue
-        reopened.add(source.name) if to_go_on else seen.add(key)
-        yield source
 
 
 def _skip_done(records: Iterator[Record], open_sources: dict[str, int]) -> Iterator[Record]:
@@ -279,19 +278,14 @@ def _prepare(modality: Modality, records: list[Record]) -> _Window:
 
 def _without_duplicates(window: _Window, known: IntSet) -> _Window:
     """Move rows whose id is in the database already, or came earlier in this run, to the rejected ones."""
-    ids = window.table["spectrum_id"].to_pylist()
-    keep = np.ones(len(ids), bool)
-    rejected = list(window.rejected)
-    for row, spectrum_id in enumerate(ids):
-        if spectrum_id in known:
-            keep[row] = False
-            source = window.table["source_file"][row].as_py()
-            detail = f"spectrum_id {spectrum_id} is in the database already; the first one is kept"
-            rejected.append(_rejected_row(source, -1, spectrum_id, Rejection("duplicate", detail)))
-        known.add(spectrum_id)
-    if keep.all():
+    new = known.add(window.table["spectrum_id"].to_numpy())
+    if new.all():
         return window
-    return _Window(window.table.filter(pa.array(keep)), window.flux[keep], rejected, window.records)
+    rejected = list(window.rejected)
+    for row in window.table.select(["spectrum_id", "source_file"]).filter(pa.array(~new)).to_pylist():
+        detail = f"spectrum_id {row['spectrum_id']} is in the database already; the first one is kept"
+        rejected.append(_rejected_row(row["source_file"], -1, row["spectrum_id"], Rejection("duplicate", detail)))
+    return _Window(window.table.filter(pa.array(new)), window.flux[new], rejected, window.records)
 
 
 def _rejected_row(source: str, record: int, spectrum_id: int | None, rejection: Rejection) -> dict[str, Any]:

@@ -267,16 +267,15 @@ def test_a_folder_without_files_is_said_before_anything_is_written(tmp_path: Pat
     assert store.modalities() == []
 
 
-def test_int_set_is_a_set() -> None:
-    rng = np.random.default_rng(0)
-    values = rng.integers(-(2**62), 2**62, 500)
-    known = IntSet(values[:250])
-    for value in values[250:].tolist():
-        known.add(value)
-        known.add(value)
-    assert len(known) == 500
-    assert all(v in known for v in values.tolist())
-    assert 1 not in known
+@given(st.lists(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 9), max_size=8), max_size=8))
+def test_int_set_is_a_set(batches: list[list[int]]) -> None:
+    seen: set[int] = set(batches[0]) if batches else set()
+    known = IntSet(np.array(sorted(seen), np.int64))
+    for batch in batches[1:]:
+        expected = [value not in seen and value not in batch[:i] for i, value in enumerate(batch)]
+        assert known.add(np.array(batch, np.int64)).tolist() == expected
+        seen.update(batch)
+    assert len(known) == len(seen)
 
 
 def test_prefetch_keeps_order_raises_in_place_and_stops_when_left() -> None:
