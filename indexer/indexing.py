@@ -11,7 +11,7 @@ import numpy as np
 
 from specdb.errors import DatabaseError, ProvenanceError
 from specdb.search import VectorIndex
-from specdb.store import Store, Writer
+from specdb.store import Store, Writer, disk_errors
 
 __all__ = ["IndexReport", "IndexSettings", "update_index"]
 
@@ -140,16 +140,14 @@ def _rows_from(store: Store, encoder: str, modality: str, first: int) -> tuple[n
 
 
 def _gather(store: Store, encoder: str, modality: str, rows: int, scratch: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Copy all vectors into one memory-mapped array, part by part, so that memory does not grow with the survey."""
+    """Copy all vectors into one file, part by part, and map it: memory does not grow with the survey."""
     ids = np.empty(rows, np.int64)
-    vectors: np.ndarray | None = None
-    start = 0
-    for part_ids, part_vectors in store.vectors(encoder, modality):
-        if vectors is None:
-            shape = (rows, part_vectors.shape[1])
-            vectors = np.lib.format.open_memmap(scratch / "vectors.npy", mode="w+", dtype=np.float32, shape=shape)
-        stop = start + len(part_ids)
-        ids[start:stop], vectors[start:stop] = part_ids, part_vectors
-        start = stop
-    assert vectors is not None
-    return vectors, ids
+    start = dimension = 0
+    path = scratch / "vectors.f32"
+    # Written, not mapped, since a full disk kills a process that writes to a map without a word.
+    with disk_errors(path), path.open("wb") as file:
+        for part_ids, part_vectors in store.vectors(encoder, modality):
+            ids[start : start + len(part_ids)] = part_ids
+            file.write(np.ascontiguousarray(part_vectors))
+            start, dimension = start + len(part_ids), part_vectors.shape[1]
+    return np.memmap(path, np.float32, "r", shape=(rows, dimension)), ids

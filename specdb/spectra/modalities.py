@@ -17,7 +17,7 @@ GAIA_XP = Modality(
     wavelength=XP_GRID,
     preparation=XpPreparation(),
     columns=XP_COLUMNS,
-    readers=("gaia_xp_continuous", "gaia_xp_sampled"),
+    readers=("gaia_xp_continuous", "gaia_xp_sampled", "specclip_hdf5_xp", "columnar", "text"),
     title="Gaia DR3 BP/RP spectra",
 )
 
@@ -27,7 +27,7 @@ LAMOST_LRS = Modality(
     wavelength=LAMOST_GRID,
     preparation=LrsPreparation(),
     columns=LAMOST_COLUMNS,
-    readers=("lamost",),
+    readers=("lamost", "specclip_hdf5_lrs", "columnar", "text"),
     title="LAMOST low-resolution spectra",
 )
 

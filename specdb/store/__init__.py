@@ -1,6 +1,6 @@
 """The database on disk: immutable Parquet parts, one manifest, one writer at a time."""
 
-from specdb.store.files import atomic_path, canonical_json, digest, sha256_file
+from specdb.store.files import atomic_path, canonical_json, digest, disk_errors, sha256_file
 from specdb.store.lock import write_lock
 from specdb.store.manifest import Batch, Entry, Manifest
 from specdb.store.store import FORMAT_VERSION, Store, Writer
@@ -20,6 +20,7 @@ __all__ = [
     "can_be_made_again",
     "canonical_json",
     "digest",
+    "disk_errors",
     "embedding_table",
     "matrix",
     "read_table",

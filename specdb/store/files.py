@@ -13,7 +13,7 @@ from pathlib import Path
 
 from specdb.errors import DatabaseError
 
-__all__ = ["atomic_path", "canonical_json", "digest", "sha256_file", "sweep", "write_text"]
+__all__ = ["atomic_path", "canonical_json", "digest", "disk_errors", "sha256_file", "sweep", "write_text"]
 
 _TEMPORARY = ".tmp-"
 
@@ -31,25 +31,29 @@ def atomic_path(target: Path) -> Iterator[Path]:
     """
     temporary = target.with_name(f"{_TEMPORARY}{os.getpid()}-{target.name}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(target)
-        _fsync_folder(target.parent)
-    except OSError as error:
-        raise _write_error(target, error) from error
+        with disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with temporary.open("rb+") as handle:
+                os.fsync(handle.fileno())
+            temporary.replace(target)
+            _fsync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _write_error(target: Path, error: OSError) -> DatabaseError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DatabaseError(
-            f"no space left on the disk while writing {target}; everything committed before is safe: "
-            "free some space and run the same command again to go on"
-        )
-    return DatabaseError(f"cannot write {target}: {error.strerror or error}; check the folder's permissions")
+@contextmanager
+def disk_errors(target: Path) -> Iterator[None]:
+    """Map errors of the operating system while writing `target` to `DatabaseError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DatabaseError(
+                f"no space left on the disk while writing {target}; everything committed before is safe: "
+                "free some space and run the same command again to go on"
+            ) from error
+        raise DatabaseError(f"cannot write {target}: {error.strerror or error}; check the folder's permissions") from error
 
 
 def _fsync_folder(folder: Path) -> None:
