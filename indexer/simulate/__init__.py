@@ -1,7 +1,8 @@
-"""Simulated surveys: stars from a population, their spectra, an instrument, and files in the survey's own format."""
+"""Simulated surveys: stars from a population, their spectra, instruments, and files in the surveys' own formats."""
 
 from indexer.simulate.emulator import Emulator
 from indexer.simulate.lrs_files import write_lamost
+from indexer.simulate.pairs import Pairs, PairSimulator, draw_pairs
 from indexer.simulate.survey import LamostSurvey, simulate_lamost
 
-__all__ = ["Emulator", "LamostSurvey", "simulate_lamost", "write_lamost"]
+__all__ = ["Emulator", "LamostSurvey", "PairSimulator", "Pairs", "draw_pairs", "simulate_lamost", "write_lamost"]

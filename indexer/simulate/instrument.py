@@ -28,6 +28,7 @@ __all__ = [
     "band_snr",
     "continuum_design",
     "observe_lrs",
+    "shift_pixels",
     "shift_to_observer",
 ]
 
@@ -139,17 +140,14 @@ class LrsSpectra:
     snr: np.ndarray
 
 
-def shift_to_observer(emulator: Emulator, labels: np.ndarray, rv_kms: np.ndarray) -> np.ndarray:
-    """Return ln flux (n, LRS_PIX), float32, of stars moving at `rv_kms` (n,), on the LRS pixels.
+def shift_pixels(log_flux: np.ndarray, rv_kms: np.ndarray) -> np.ndarray:
+    """Shift ln flux (n, n_pix) on pixels of `DLOG10` by the velocities `rv_kms` (n,); the ends repeat their last value.
 
     On a logarithmic grid a velocity is a shift by the same number of pixels everywhere, ``log10(1 + v/c) / 1e-4``; the
     fraction of a pixel is done by cubic Lagrange interpolation of ln flux.
     """
     shift = -np.log10(1 + np.asarray(rv_kms) / SPEED_OF_LIGHT_KMS) / DLOG10
     whole = np.floor(shift).astype(int)
-    margin = int(np.abs(whole).max(initial=0)) + 2
-    first = round((LRS_COEFF0 - emulator.log10_start) / DLOG10) - margin
-    rest = emulator.log_flux(labels, slice(first, first + LRS_PIX + 2 * margin))  # n LRS_PIX+2*margin
     t = (shift - whole)[:, None].astype(np.float32)
     taps = (
         -t * (t - 1) * (t - 2) / 6,
@@ -157,8 +155,17 @@ def shift_to_observer(emulator: Emulator, labels: np.ndarray, rv_kms: np.ndarray
         -(t + 1) * t * (t - 2) / 2,
         (t + 1) * t * (t - 1) / 6,
     )
-    columns = (margin + whole)[:, None] + np.arange(LRS_PIX)
-    return sum(tap * np.take_along_axis(rest, columns + k - 1, axis=1) for k, tap in enumerate(taps))
+    columns = whole[:, None] + np.arange(log_flux.shape[1])
+    last = log_flux.shape[1] - 1
+    return sum(tap * np.take_along_axis(log_flux, np.clip(columns + k - 1, 0, last), axis=1) for k, tap in enumerate(taps))
+
+
+def shift_to_observer(emulator: Emulator, labels: np.ndarray, rv_kms: np.ndarray) -> np.ndarray:
+    """Return ln flux (n, LRS_PIX), float32, of stars moving at `rv_kms` (n,), on the LRS pixels."""
+    margin = int(np.ceil(np.log10(1 + np.abs(rv_kms).max(initial=0) / SPEED_OF_LIGHT_KMS) / DLOG10)) + 3
+    first = round((LRS_COEFF0 - emulator.log10_start) / DLOG10) - margin
+    rest = emulator.log_flux(labels, slice(first, first + LRS_PIX + 2 * margin))  # n LRS_PIX+2*margin
+    return shift_pixels(rest, rv_kms)[:, margin:-margin]
 
 
 def band(name: str) -> slice:
