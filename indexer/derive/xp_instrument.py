@@ -16,6 +16,7 @@ import argparse
 import csv
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,16 @@ from scipy.ndimage import gaussian_filter1d
 from indexer.simulate.emulator import Emulator
 from indexer.simulate.light import starlight
 from indexer.simulate.population import draw_stars
-from indexer.simulate.xp_instrument import XpStatistics, binned, colour, g_magnitude, merged_basis, smoothing
+from indexer.simulate.xp_instrument import (
+    UNIT,
+    XpStatistics,
+    binned,
+    colour,
+    g_magnitude,
+    merged_basis,
+    noise_roots,
+    smoothing,
+)
 from specdb.spectra.xp_sampling import N_BASES, load_xp_sampling
 
 ARMS = (("bp", "bpC03_v375wi"), ("rp", "rpC03_v142r"))
@@ -34,7 +44,6 @@ BRIGHT, VERY_BRIGHT = 16.3, 14.5  # G of the stars that teach mean deviations, a
 EXCLUDED = (349511554371328, 120435178731136, 319343704120704)  # stars of the real pairs, kept for the test
 N_SYSTEMATIC, N_ERROR = 10, 6
 MODEL_ERROR, WHITE_ERROR = 0.03, 0.002
-UNIT = 1e17
 
 
 def read_field(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -112,31 +121,45 @@ def fit_stars(target: np.ndarray, emulator: Emulator, matrix: np.ndarray, rounds
     return parameters, target - model(emulator, matrix, parameters)
 
 
-def components(values: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return principal components (rank, p) of centred rows, each scaled to one standard deviation, and their share."""
-    _, scale, right = np.linalg.svd(values, full_matrices=False)
-    return right[:rank] * (scale[:rank, None] / np.sqrt(len(values))), scale[:rank] ** 2 / (scale**2).sum()
+def components(covariance: np.ndarray, rank: int) -> np.ndarray:
+    """Return the principal components (rank, p) of a covariance (p, p), each scaled to one standard deviation."""
+    values, vectors = np.linalg.eigh(covariance)
+    return (vectors[:, ::-1][:, :rank] * np.sqrt(np.clip(values[::-1][:rank], 0, None))).T
+
+
+def noise_covariance(errors: np.ndarray, correlations: np.ndarray, design: np.ndarray) -> np.ndarray:
+    """Return the mean covariance (p, p) that coefficient errors (n, 110) cause in ``coefficients @ design[i]`` (n, 110, p)."""
+    roots = noise_roots(correlations)
+    total = np.zeros((design.shape[2], design.shape[2]))
+    for sigma, matrix in zip(errors, design, strict=True):
+        scaled = (sigma[:, None] * matrix).reshape(2, N_BASES, -1)
+        white = np.concatenate([root.T @ part for root, part in zip(roots, scaled, strict=True)])
+        total += white.T @ white
+    return total / len(errors)
+
+
+def colour_trend(powers: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the cubic in colour (4, p) that fits the values (n, p), slightly damped."""
+    return np.linalg.solve(powers.T @ powers + np.diag([0.0, 0.0, 1.0, 1.0]), powers.T @ values)
 
 
 def systematics(
     flux: np.ndarray, residual: np.ndarray, steady: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return colour range, cubic in colour (4, 343), components (k, 343) and residuals (m, 343) of ln real over model.
+    """Return colour range, cubic in colour (4, 343), its residuals (m, 343) of ln real over model, and which stars (m,).
 
-    The components come from the stars `steady` (n,), bool, whose noise is small.
+    The residuals are those of the stars `steady` (n,), bool, whose noise is small, without outliers.
     """
     colours = colour(flux)
     limits = np.percentile(colours, [1, 99])
     x = np.clip(2 * (colours - limits[0]) / (limits[1] - limits[0]) - 1, -1, 1)
-    design = np.vander(x, 4, increasing=True)
+    powers = np.vander(x, 4, increasing=True)
     clipped = np.clip(residual, -0.3, 0.3)
-    gram = design.T @ design + 1.0 * np.diag([0, 0, 1, 1])
-    trend = np.linalg.solve(gram, design.T @ clipped)
-    rest = clipped - design @ trend
-    rest = rest[steady]
+    trend = colour_trend(powers, clipped)
+    rest = clipped - powers @ trend
     rms = np.sqrt((rest**2).mean(axis=1))
-    rest = rest[rms < 3 * np.median(rms)]
-    return limits, trend, components(rest - rest.mean(axis=0), N_SYSTEMATIC)[0], rest
+    kept = np.flatnonzero(steady & (rms < 3 * np.median(rms[steady])))
+    return limits, trend, rest[kept], kept
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -163,20 +186,28 @@ def main(arguments: list[str] | None = None) -> None:
     trials = {}
     for samples in RESOLUTION_SAMPLES:
         _, residual = fit_stars(target[steady], emulator, smoothing(emulator, samples * step), rounds=2)
-        rest = systematics(flux[steady], residual, steady[steady])[3]
+        rest = systematics(flux[steady], residual, steady[steady])[2]
         trials[samples] = float((rest - gaussian_filter1d(rest, 12, axis=1)).std())  # lines, not the energy distribution
     best = min(trials, key=trials.__getitem__)
     parameters, residual = fit_stars(target, emulator, smoothing(emulator, best * step))
     rms, teff = np.sqrt((residual**2).mean(axis=1)), np.exp(parameters[:, 0])
     quiet = (rms < 0.15) & (teff > 3700) & (teff < 11500)  # the rest are no stars of the emulator's range
-    limits, trend, scatter, rest = systematics(flux[quiet], residual[quiet], steady[quiet])
+    limits, trend, rest, kept = systematics(flux[quiet], residual[quiet], steady[quiet])
+    kept = np.flatnonzero(good)[quiet][kept]
+    log_design = basis / (coefficients[kept] @ basis)[:, None, :]
+    excess = rest.T @ rest / len(rest) - noise_covariance(errors[kept], correlations, log_design)
+    scatter = components(excess, N_SYSTEMATIC)
 
     # How coefficients follow from samples: regression with the covariance of real stars as prior.
-    learn = np.concatenate([coefficients[magnitude < VERY_BRIGHT], hot])
+    bright = magnitude < VERY_BRIGHT
+    learn = np.concatenate([coefficients[bright], hot])
     scaled = learn / (learn @ basis).mean(axis=1, keepdims=True) / UNIT
     mean = scaled.mean(axis=0)
     spread = np.clip(scaled, *np.percentile(scaled, [0.5, 99.5], axis=0)) - mean
-    covariance = spread.T @ spread / len(spread) + 1e-6 * np.diag(spread.var(axis=0))
+    relative = errors[bright] / (coefficients[bright] @ basis).mean(axis=1, keepdims=True) / UNIT
+    noise = noise_covariance(relative, correlations, np.broadcast_to(np.eye(2 * N_BASES), (len(relative), 110, 110)))
+    likely = components(spread.T @ spread / len(spread) - noise, 2 * N_BASES)
+    covariance = likely.T @ likely + 1e-6 * np.diag(spread.var(axis=0))
     samples = basis * UNIT
     level = (mean @ samples) * WHITE_ERROR
     gain = np.linalg.solve(samples.T @ covariance @ samples + np.diag(level**2), samples.T @ covariance)
@@ -189,7 +220,8 @@ def main(arguments: list[str] | None = None) -> None:
     error_trend = np.linalg.lstsq(design, log_error, rcond=None)[0]
     error_rest = log_error - design @ error_trend
     typical = np.sqrt((error_rest**2).mean(axis=1))
-    error_basis, _ = components(error_rest[typical < 4 * np.median(typical)], N_ERROR)
+    error_rest = error_rest[typical < 4 * np.median(typical)]
+    error_basis = components(np.cov(error_rest, rowvar=False), N_ERROR)
     pull = (coefficients / errors)[magnitude > 16.5]
     widths = (np.percentile(pull, 84, axis=0) - np.percentile(pull, 16, axis=0)) / 2
     last = np.r_[35:N_BASES], N_BASES + np.r_[35:N_BASES]
@@ -204,14 +236,32 @@ def main(arguments: list[str] | None = None) -> None:
         "stars_errors": int(faint.sum()),
         "fwhm_in_samples": best,
         "fwhm_trials_rms": trials,
-        "residual_rms_trend_and_rest": [float(residual[quiet].std()), float(rest.std())],
+        "residual_rms_all_and_scatter": [float(residual[quiet].std()), float(np.sqrt((scatter**2).sum(0).mean()))],
         "teff_percentiles": np.exp(np.percentile(parameters[quiet, 0], [1, 50, 99])).round().tolist(),
         "ebv_median": float(np.exp(np.median(parameters[quiet, 3]))),
         "noise_factor": np.unique(noise_factor.round(3)).tolist(),
     }
-    XpStatistics(
-        best * step, limits, trend, scatter, mean, gain, error_trend, error_basis, correlations, band, noise_factor, card
-    ).save(args.out)
+    statistics = XpStatistics(
+        fwhm_nm=best * step,
+        colour_range=limits,
+        systematic=trend,
+        systematic_basis=scatter,
+        mean=mean,
+        gain=gain,
+        offset=np.zeros((4, 2 * N_BASES)),
+        error_trend=error_trend,
+        error_basis=error_basis,
+        correlations=correlations,
+        band=band,
+        noise_factor=noise_factor,
+        card=card,
+    )
+    # Close the loop: what the fitted stars, sent through all of this, still lack on average.
+    found = np.exp(model(emulator, smoothing(emulator, best * step), parameters[quiet]))
+    real = coefficients[good][quiet] / flux[quiet].mean(axis=1, keepdims=True) / UNIT
+    lack = real - statistics.coefficients(found, np.zeros((len(found), N_SYSTEMATIC)))
+    lack = np.clip(lack, *np.percentile(lack, [2, 98], axis=0))
+    replace(statistics, offset=colour_trend(statistics.colour_powers(found), lack)).save(args.out)
     print(json.dumps(card, indent=2))
 
 

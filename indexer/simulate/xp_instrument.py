@@ -20,11 +20,23 @@ from specdb.errors import InputError
 from specdb.shipped import shipped_file
 from specdb.spectra.xp_sampling import N_BASES, XpArm, load_xp_sampling
 
-__all__ = ["XpObservation", "XpStatistics", "binned", "colour", "g_magnitude", "merged_basis", "observe_xp", "smoothing"]
+__all__ = [
+    "UNIT",
+    "XpObservation",
+    "XpStatistics",
+    "binned",
+    "colour",
+    "g_magnitude",
+    "merged_basis",
+    "noise_roots",
+    "observe_xp",
+    "smoothing",
+]
 
 _LOWER = np.tril_indices(N_BASES, k=-1)
 _BIN = 8
 _FWHM_TO_SIGMA = 1 / np.sqrt(8 * np.log(2))
+UNIT = 1e17  #: coefficients are kept in this many times the archive's numbers per W m-2 nm-1
 _AB_MINUS_VEGA = 0.114  # of G in Gaia DR3 (Riello et al. 2021, A&A 649, A3: zero points 25.8010 and 25.6874)
 
 
@@ -54,6 +66,17 @@ def colour(flux: np.ndarray) -> np.ndarray:
     return np.log(np.clip(flux[:, blue].mean(axis=1) / flux[:, red].mean(axis=1), 1e-3, 1e3))
 
 
+def noise_roots(correlations: np.ndarray) -> np.ndarray:
+    """Return matrices (2, 55, 55) that give white noise the correlations (2, 1485) of BP and RP: ``root @ white``."""
+    roots = []
+    for lower in correlations:
+        matrix = np.eye(N_BASES)
+        matrix[_LOWER] = lower
+        values, vectors = np.linalg.eigh(matrix + np.tril(matrix, -1).T)
+        roots.append(vectors * np.sqrt(np.clip(values, 0, None)))
+    return np.stack(roots)
+
+
 @dataclass(frozen=True)
 class XpStatistics:
     """What real XP spectra show, as means, principal components and covariances.
@@ -69,9 +92,11 @@ class XpStatistics:
     systematic_basis : ndarray (k, 343)
         Principal components of what varies from star to star, each scaled to one standard deviation.
     mean : ndarray (110,)
-        Mean coefficients of stars whose samples have mean 1 (in units of 1e-17 of the archive's).
+        Mean coefficients of stars whose samples have mean 1 (in units of 1 / `UNIT`).
     gain : ndarray (343, 110)
         Coefficients to add to `mean` per unit deviation of the samples from those of `mean`.
+    offset : ndarray (4, 110)
+        What coefficients found so still lack on average: cubic polynomial of the scaled colour, in units of `mean`.
     error_trend : ndarray (4, 110)
         ln of the coefficients' errors as polynomial 1, g, g**2, colour with g = (G - 15) / 3.
     error_basis : ndarray (k, 110)
@@ -92,6 +117,7 @@ class XpStatistics:
     systematic_basis: np.ndarray
     mean: np.ndarray
     gain: np.ndarray
+    offset: np.ndarray
     error_trend: np.ndarray
     error_basis: np.ndarray
     correlations: np.ndarray
@@ -125,20 +151,21 @@ class XpStatistics:
 
     @cached_property
     def noise_roots(self) -> np.ndarray:
-        """Matrices (2, 55, 55) that give white noise the correlations of BP and RP."""
-        roots = []
-        for lower in self.correlations:
-            matrix = np.eye(N_BASES)
-            matrix[_LOWER] = lower
-            values, vectors = np.linalg.eigh(matrix + np.tril(matrix, -1).T)
-            roots.append(vectors * np.sqrt(np.clip(values, 0, None)))
-        return np.stack(roots)
+        """See `noise_roots`."""
+        return noise_roots(self.correlations)
 
-    def systematics(self, flux: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """Return ln of the factor between real and model samples (n, 343) for the draws (n, k) of unit variance."""
+    def colour_powers(self, flux: np.ndarray) -> np.ndarray:
+        """Return 1, x, x**2, x**3 (n, 4) of the colour x of samples (n, 343), scaled to -1 .. 1 and clipped."""
         low, high = self.colour_range
         x = np.clip(2 * (colour(flux) - low) / (high - low) - 1, -1, 1)
-        return np.vander(x, 4, increasing=True) @ self.systematic + draws @ self.systematic_basis
+        return np.vander(x, 4, increasing=True)
+
+    def coefficients(self, flux: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        """Return coefficients (n, 110), in units of `mean`, of model spectra (n, 343); `draws` (n, k) of unit variance."""
+        powers = self.colour_powers(flux)
+        real = flux * np.exp(powers @ self.systematic + draws @ self.systematic_basis)
+        real = real / real.mean(axis=1, keepdims=True)
+        return self.mean + (real - self.mean @ (merged_basis() * UNIT)) @ self.gain + powers @ self.offset
 
 
 def g_magnitude(flux: np.ndarray, band: np.ndarray) -> np.ndarray:
@@ -178,15 +205,12 @@ def observe_xp(flux: np.ndarray, magnitude: np.ndarray, rng: np.random.Generator
     """
     n = len(flux)
     draws = np.clip(rng.standard_normal((n, len(statistics.systematic_basis))), -2.5, 2.5)
-    flux = flux * np.exp(statistics.systematics(flux, draws))
-    flux = flux / flux.mean(axis=1, keepdims=True)
-    basis = merged_basis() * 1e17
-    coefficients = statistics.mean + (flux - statistics.mean @ basis) @ statistics.gain  # n 110
-    fitted = coefficients @ (basis * 1e-17)
-    coefficients *= 10 ** (0.4 * (g_magnitude(fitted, statistics.band) - magnitude))[:, None]
+    coefficients = statistics.coefficients(flux, draws)
+    samples = coefficients @ merged_basis()
+    coefficients *= 10 ** (0.4 * (g_magnitude(samples, statistics.band) - magnitude))[:, None]
 
     g = (magnitude - 15) / 3
-    trend = np.stack([np.ones(n), g, g**2, colour(flux)], axis=1) @ statistics.error_trend
+    trend = np.stack([np.ones(n), g, g**2, colour(samples)], axis=1) @ statistics.error_trend
     scatter = rng.standard_normal((n, len(statistics.error_basis))) @ statistics.error_basis
     errors = np.exp(trend + scatter)
     white = rng.standard_normal((n, 2, N_BASES))
