@@ -1,7 +1,6 @@
 """Named encoders: those that ship, those that were imported or pulled, and any folder.
 
-Shipped ones lie in `data/encoders/<name>/` of a checkout and in `specdb/_data/encoders/<name>/` of an installed wheel; the
-user's own in `encoders/<name>/` below `user_folder()`.
+Shipped ones lie in `encoders/<name>/` of `specdb.shipped.data_folder()`, the user's own in that of `user_folder()`.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 from specdb.encoders.card import CARD_FILE, Card, load_card
 from specdb.encoders.config import MlpHeadConfig
 from specdb.errors import CheckpointError, InputError
+from specdb.shipped import data_folder
 
 if TYPE_CHECKING:
     from specdb.encoders.encoder import Encoder
@@ -47,9 +47,7 @@ class EncoderEntry:
 
 def shipped_folder() -> Path:
     """Return the folder of the encoders that ship with specdb."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "_data" / "encoders"
-    return installed if installed.is_dir() else package.parent / "data" / "encoders"
+    return data_folder() / "encoders"
 
 
 def user_folder() -> Path:
