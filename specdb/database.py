@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ class Database:
     def spectra(self, ids: list[int] | np.ndarray, modality: str | None = None) -> pa.Table:
         """Return the full rows (metadata, flux, ivar) of the given ids, in their order."""
         wanted = np.asarray(ids, np.int64)
-        modality = modality or find_modality(self.store, int(wanted[0]))
+        modality = modality or self._modality_of(int(wanted[0]))
         found = []
         for part in self.store.spectra_parts(modality):
             here = read_table(self.store.root / part, ["spectrum_id"])["spectrum_id"].to_numpy()
@@ -169,7 +170,7 @@ class Database:
         question = parse_question(query, [modality] if modality else self.modalities)
         own = question.spectrum_id
         if own is not None:
-            source = modality or find_modality(self.store, own)
+            source = modality or self._modality_of(own)
             vector = self._stored_vector(source, own)
         else:
             assert question.spectra is not None
@@ -207,13 +208,23 @@ class Database:
 
     def _stored_vector(self, modality: str, spectrum_id: int) -> np.ndarray:
         """Return the stored vector (1, d) of a spectrum, from the index's cache or, if that lags behind, from Parquet."""
+        with suppress(QueryError, DatabaseError):
+            return self.index(modality).vectors(np.array([spectrum_id]))
         for part in self.store.embedding_parts(self.store.default_encoder, modality):
             table = read_table(self.store.root / part, ["spectrum_id"])
             rows = np.flatnonzero(table["spectrum_id"].to_numpy() == spectrum_id)
             if len(rows):
-                vectors = read_table(self.store.root / part, ["shared"])["shared"]
-                return matrix(vectors)[rows]
+                return matrix(read_table(self.store.root / part, ["shared"])["shared"])[rows]
         raise QueryError(f"{modality} has no embedded spectrum with the id {spectrum_id}; run `specdb embed` if it is new")
+
+    def _modality_of(self, spectrum_id: int) -> str:
+        """Return the modality that holds an id, asking the indices first: they know without reading Parquet."""
+        indexed = []
+        for modality in self.modalities:
+            with suppress(QueryError, DatabaseError):
+                self.index(modality).vectors(np.array([spectrum_id]))
+                indexed.append(modality)
+        return indexed[0] if len(indexed) == 1 else find_modality(self.store, spectrum_id)
 
     # -- health --------------------------------------------------------------------------------------------------------
 
