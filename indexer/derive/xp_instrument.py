@@ -128,7 +128,7 @@ def components(covariance: np.ndarray, rank: int) -> np.ndarray:
 
 
 def noise_covariance(errors: np.ndarray, correlations: np.ndarray, design: np.ndarray) -> np.ndarray:
-    """Return the mean covariance (p, p) that coefficient errors (n, 110) cause in ``coefficients @ design[i]`` (n, 110, p)."""
+    """Return the mean covariance (p, p) that errors (n, 110) cause in ``coefficients[i] @ design[i]``, (n, 110, p)."""
     roots = noise_roots(correlations)
     total = np.zeros((design.shape[2], design.shape[2]))
     for sigma, matrix in zip(errors, design, strict=True):

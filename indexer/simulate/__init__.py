@@ -2,7 +2,18 @@
 
 from indexer.simulate.emulator import Emulator
 from indexer.simulate.lrs_files import write_lamost
+from indexer.simulate.pair_survey import PairSurvey, simulate_pairs
 from indexer.simulate.pairs import Pairs, PairSimulator, draw_pairs
 from indexer.simulate.survey import LamostSurvey, simulate_lamost
 
-__all__ = ["Emulator", "LamostSurvey", "PairSimulator", "Pairs", "draw_pairs", "simulate_lamost", "write_lamost"]
+__all__ = [
+    "Emulator",
+    "LamostSurvey",
+    "PairSimulator",
+    "PairSurvey",
+    "Pairs",
+    "draw_pairs",
+    "simulate_lamost",
+    "simulate_pairs",
+    "write_lamost",
+]

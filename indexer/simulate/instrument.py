@@ -22,6 +22,7 @@ __all__ = [
     "LRS_COEFF0",
     "LRS_PIX",
     "LRS_WAVELENGTH",
+    "SPEED_OF_LIGHT_KMS",
     "LrsSpectra",
     "LrsStatistics",
     "band",
@@ -138,6 +139,10 @@ class LrsSpectra:
     and_mask: np.ndarray
     or_mask: np.ndarray
     snr: np.ndarray
+
+    def take(self, rows: slice) -> LrsSpectra:
+        """Return the given rows."""
+        return LrsSpectra(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
 
 def shift_pixels(log_flux: np.ndarray, rv_kms: np.ndarray) -> np.ndarray:

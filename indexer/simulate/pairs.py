@@ -78,11 +78,13 @@ class PairTruth:
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Pairs as the instruments deliver them, row by row of `truth`."""
+    """Pairs as the instruments deliver them, row by row of `truth`; `xp_flux` and `xp_error` (n, 343) sample `xp`."""
 
     truth: PairTruth
     lrs: LrsSpectra
     xp: XpObservation
+    xp_flux: np.ndarray
+    xp_error: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,8 @@ class PairSimulator:
         self.emulator, self.lrs, self.xp = Emulator.load(), LrsStatistics.load(), XpStatistics.load()
         self._smoothing = smoothing(self.emulator, self.xp.fwhm_nm)
 
-    def draw(self, batch: int) -> PairBatch:
-        """Return batch number `batch` of `BATCH_PAIRS` pairs."""
+    def draw(self, batch: int, first: int = BATCH_PAIRS) -> PairBatch:
+        """Return batch number `batch`: the `first` of its `BATCH_PAIRS` pairs."""
         n = BATCH_PAIRS
         rng = np.random.default_rng([self.seed, _KEY, batch])
         stars = draw_stars(n, rng)
@@ -155,7 +157,9 @@ class PairSimulator:
         )
         lrs = observe_lrs(log_flux[:, lrs_pixels(self.emulator)], snr, rng, self.lrs)
         xp = observe_xp(binned(np.exp(log_flux)) @ self._smoothing, magnitude, rng, self.xp)
-        return PairBatch(truth, lrs, xp)
+        rows = slice(0, first)
+        flux, error = xp.sampled()  # before rows are taken: matrix products of other sizes round differently
+        return PairBatch(truth.take(rows), lrs.take(rows), xp.take(rows), flux[rows], error[rows])
 
     def light(self, stars: Stars, ebv: np.ndarray) -> np.ndarray:
         """Return the light of ordinary stars, see `indexer.simulate.light.starlight`."""
@@ -164,22 +168,20 @@ class PairSimulator:
     def stream(self, n: int, first_batch: int = 0) -> Iterator[Pairs]:
         """Yield `n` pairs in batches of at most `BATCH_PAIRS`, from batch `first_batch` on."""
         for batch in range(first_batch, first_batch - (-n // BATCH_PAIRS)):
-            rows = slice(0, min(BATCH_PAIRS, n - (batch - first_batch) * BATCH_PAIRS))
-            yield _arrays(self.draw(batch), rows)
+            yield _arrays(self.draw(batch, min(BATCH_PAIRS, n - (batch - first_batch) * BATCH_PAIRS)))
 
 
-def _arrays(batch: PairBatch, rows: slice) -> Pairs:
-    flux, error = batch.xp.sampled()
+def _arrays(batch: PairBatch) -> Pairs:
     lrs = batch.lrs
     spectra = Spectra(
         LRS_WAVELENGTH,
-        lrs.flux[rows],
-        lrs.ivar[rows],
-        lrs.and_mask[rows].astype(np.int32),
-        lrs.or_mask[rows].astype(np.int32),
+        lrs.flux,
+        lrs.ivar,
+        lrs.and_mask.astype(np.int32),
+        lrs.or_mask.astype(np.int32),
         log10_grid=(LRS_COEFF0, _LOG_STEP),
     )
-    return Pairs(spectra, load_xp_sampling().wavelength_nm, flux[rows], error[rows], batch.truth.take(rows))
+    return Pairs(spectra, load_xp_sampling().wavelength_nm, batch.xp_flux, batch.xp_error, batch.truth)
 
 
 def draw_pairs(n: int, seed: int = 0) -> Pairs:

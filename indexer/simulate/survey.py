@@ -10,14 +10,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from astropy.coordinates import Angle
-from astropy.time import Time
-from scipy.ndimage import uniform_filter1d
 
 from indexer.simulate.emulator import Emulator
 from indexer.simulate.instrument import LRS_WAVELENGTH, LrsSpectra, LrsStatistics, observe_lrs, shift_to_observer
 from indexer.simulate.lrs_files import BROKEN, write_lamost
-from indexer.simulate.population import Stars, binary_companions, draw_snr, draw_stars, radius, spectral_type
+from indexer.simulate.lrs_headers import Visits, file_contents
+from indexer.simulate.population import Stars, binary_companions, draw_snr, draw_stars, radius
 from specdb.errors import InputError
 from specdb.store.files import atomic_path, write_text
 
@@ -271,44 +269,18 @@ def _contents(
 ) -> Iterator[tuple[int, dict[str, object], dict[str, np.ndarray]]]:
     """Yield row, keywords and columns of each visit of a batch."""
     star = plan.star[rows]
-    labels, snr_g = plan.stars.labels[star], plan.snr_g[rows]
-    z_err = np.hypot(1e-5, 6e-4 / snr_g)
-    # The pipeline's velocity is off by about its error, in a fixed pattern: headers need no random numbers of their own.
-    z = plan.stars.rv_kms[star] / SPEED_OF_LIGHT_KMS + z_err * np.sin(1.7 * rows)
-    subclass = spectral_type(labels[:, 0], labels[:, 1])
-    names = _designations(plan.ra[star], plan.dec[star])
-    dates = Time(files["lmjd"][rows] - 0.3, format="mjd").isot
-    smooth = uniform_filter1d(observed.flux, 201, axis=1, mode="nearest")
-    normalised = observed.flux / np.where(smooth > 0, smooth, 1)
-    for k, i in enumerate(rows):
-        source_file = str(files["source_file"][i])
-        keywords: dict[str, object] = {
-            "FILENAME": source_file.split("/")[-1].removesuffix(".gz"),
-            "OBSID": int(files["obsid"][i]),
-            "DATE-OBS": str(dates[k]),
-            "LMJD": int(files["lmjd"][i]),
-            "MJD": int(files["lmjd"][i]) - 1,
-            "PLANID": str(files["planid"][i]),
-            "RA": round(float(plan.ra[star[k]]), 6),
-            "DEC": round(float(plan.dec[star[k]]), 6),
-            "DESIG": names[k],
-            "FIBERID": int(files["fiberid"][i]),
-            "OBJNAME": f"SIM-{star[k]:06d}",
-            "SPID": int(files["spid"][i]),
-            "CLASS": "STAR",
-            "SUBCLASS": str(subclass[k]),
-            "Z": round(float(z[k]), 8),
-            "Z_ERR": round(float(z_err[k]), 8),
-        }
-        keywords |= {f"SNR{band}": round(float(s), 2) for band, s in zip("UGRIZ", observed.snr[k], strict=True)}
-        columns = {"FLUX": observed.flux[k], "IVAR": observed.ivar[k], "NORMALIZATION": normalised[k]}
-        yield int(i), keywords, columns | {"ANDMASK": observed.and_mask[k], "ORMASK": observed.or_mask[k]}
-
-
-def _designations(ra: np.ndarray, dec: np.ndarray) -> list[str]:
-    hours = Angle(ra, "deg").to_string("hourangle", sep="", precision=2, pad=True)
-    degrees = Angle(dec, "deg").to_string("deg", sep="", precision=1, pad=True, alwayssign=True)
-    return [f"SIMULATED J{h}{d}" for h, d in zip(hours, degrees, strict=True)]
+    visits = Visits(
+        number=rows,
+        star=star,
+        labels=plan.stars.labels[star],
+        rv_kms=plan.stars.rv_kms[star],
+        snr_g=plan.snr_g[rows],
+        ra=plan.ra[star],
+        dec=plan.dec[star],
+        **{name: values[rows] for name, values in files.items()},
+    )
+    for i, (keywords, columns) in zip(rows.tolist(), file_contents(visits, observed), strict=True):
+        yield i, keywords, columns
 
 
 def _truth(plan: _Plan, files: dict[str, np.ndarray]) -> pa.Table:

@@ -183,6 +183,15 @@ class XpObservation:
     bp: XpArm
     rp: XpArm
 
+    def take(self, rows: slice) -> XpObservation:
+        """Return the given rows."""
+
+        def part(arm: XpArm) -> XpArm:
+            errors, correlations = (None if a is None else a[rows] for a in (arm.errors, arm.correlations))
+            return XpArm(arm.coefficients[rows], errors, correlations)
+
+        return XpObservation(part(self.bp), part(self.rp))
+
     def sampled(self) -> tuple[np.ndarray, np.ndarray]:
         """Return flux and its error on 336, 338, .. 1020 nm: two ndarrays (n, 343), float64, W m-2 nm-1."""
         sampling = load_xp_sampling()

@@ -23,7 +23,7 @@ _COMMANDS = {
     "index": ("specdb.cli.build", "index", "Build or extend the index over stored embeddings."),
     "ingest": ("specdb.cli.build", "ingest", "Read and prepare a survey's files without embedding them."),
     "search": ("specdb.cli.search", "search", "Find the spectra most similar to one spectrum."),
-    "simulate": ("specdb.cli.demo", "simulate", "Write a simulated survey in the survey's own format."),
+    "simulate": ("specdb.cli.simulate", "simulate", "Write a simulated survey in the survey's own format."),
     "sql": ("specdb.cli.search", "sql", "Run SQL over spectra, embeddings and rejected files."),
     "status": ("specdb.cli.health", "status", "Say what a database holds."),
     "verify": ("specdb.cli.health", "verify", "Check files, checksums, counts and provenance."),

@@ -1,4 +1,4 @@
-"""`demo`: the whole tour on a small simulated survey, and `simulate`, which makes such surveys."""
+"""`demo`: the whole tour on a small simulated survey."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-__all__ = ["demo", "simulate"]
+__all__ = ["demo"]
 
 
 @click.command()
@@ -110,22 +110,3 @@ def _compare(db: Path, star_of: dict[int, int]) -> None:
         first, ten = repeat_visits(representation, stars, (1, 10))
         click.echo(f"  {name:32s} first: {first.value:.2f}   within ten: {ten.value:.2f}   ({first.n_queries} visits)")
     click.echo()
-
-
-@click.command()
-@click.argument("survey", type=click.Choice(["lamost"]))
-@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--stars", type=int, default=300, show_default=True, help="Number of stars.")
-@click.option("--repeats", type=float, default=0.3, show_default=True, help="Share of stars observed 2 to 4 times.")
-@click.option("--anomalies", type=float, default=0.02, show_default=True, help="Share of unusual objects.")
-@click.option("--broken", type=int, default=0, show_default=True, help="Damaged files to add.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Other seeds give other stars.")
-def simulate(survey: str, directory: Path, stars: int, repeats: float, anomalies: float, broken: int, seed: int) -> None:
-    """Write a simulated survey in the survey's own file format, with a truth catalogue."""
-    from indexer.simulate import simulate_lamost
-
-    made = simulate_lamost(directory, stars, repeats, seed, anomalies, broken)
-    click.echo(
-        f"{made.n_spectra} simulated {survey} spectra of {made.n_stars} stars in {made.spectra}"
-        f"{f' (and {made.n_broken} damaged files)' if made.n_broken else ''}; truth in {made.truth}"
-    )
