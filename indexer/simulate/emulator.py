@@ -42,6 +42,8 @@ def features(labels: np.ndarray) -> np.ndarray:
     """
     teff, logg, feh = np.asarray(labels, float).T
     knots = np.log(_KNOTS_K)
+    if not len(teff):  # scipy refuses to evaluate nothing
+        return np.zeros((0, (len(knots) + _DEGREE - 1) * 6))
     padded = np.concatenate([np.full(_DEGREE, knots[0]), knots, np.full(_DEGREE, knots[-1])])
     clipped = np.clip(np.log(teff), knots[0], knots[-1] - 1e-9)
     spline = BSpline.design_matrix(clipped, padded, _DEGREE).toarray()  # n S

@@ -8,8 +8,9 @@ import numpy as np
 
 from indexer.simulate.emulator import DLOG10, Emulator
 from indexer.simulate.instrument import LRS_COEFF0, LRS_PIX, shift_pixels
+from indexer.simulate.population import radius
 
-__all__ = ["R_V", "extinction_law", "lrs_pixels", "starlight"]
+__all__ = ["R_V", "extinction_law", "light_ratio", "lrs_pixels", "starlight"]
 
 R_V = 3.1  #: A(V) / E(B-V) of diffuse interstellar dust
 _MAGNITUDE = 0.4 * np.log(10)
@@ -46,6 +47,15 @@ def starlight(emulator: Emulator, labels: np.ndarray, rv_kms: np.ndarray, ebv: n
     """
     seen = shift_pixels(emulator.log_flux(labels), rv_kms)
     return seen - np.multiply.outer(np.asarray(ebv), _MAGNITUDE * extinction_law(emulator)).astype(np.float32)
+
+
+def light_ratio(emulator: Emulator, primary: np.ndarray, companion: np.ndarray) -> np.ndarray:
+    """Return the companions' share of the primaries' light at 5500 Angstrom (n,) from surface brightness and area, 0.2 to 1.
+
+    The lower end is for the sake of being seen: a companion of equal age would vanish beside a giant.
+    """
+    brightness = np.exp(emulator.log_flux_5500(companion) - emulator.log_flux_5500(primary))
+    return np.clip(brightness * (radius(companion) / radius(primary)) ** 2, 0.2, 1.0)
 
 
 def lrs_pixels(emulator: Emulator) -> slice:

@@ -36,10 +36,13 @@ class PairSettings:
     n_stars : int
     seed : int
         From 0 to 999999; part of the obsids.
+    anomalies : float
+        Share of unusual objects and wrong pairs, see `indexer.simulate.anomalies.PAIR_ANOMALIES`.
     """
 
     n_stars: int = 300
     seed: int = 0
+    anomalies: float = 0.0
 
     def __post_init__(self) -> None:
         if not (1 <= self.n_stars <= _SIX_DIGITS and 0 <= self.seed < _SIX_DIGITS):
@@ -74,8 +77,8 @@ class PairSurvey:
     settings: PairSettings
 
 
-def simulate_pairs(directory: Path | str, n_stars: int = 300, seed: int = 0) -> PairSurvey:
-    """Write a simulated survey of pairs into `directory`; the spectra are those of ``draw_pairs(n_stars, seed)``.
+def simulate_pairs(directory: Path | str, n_stars: int = 300, seed: int = 0, anomalies: float = 0.0) -> PairSurvey:
+    """Write a simulated survey of pairs into `directory`; the spectra are those of ``draw_pairs(n_stars, seed, anomalies)``.
 
     The same settings give the same spectra. Called again after an interruption it goes on from there.
 
@@ -84,8 +87,8 @@ def simulate_pairs(directory: Path | str, n_stars: int = 300, seed: int = 0) -> 
     InputError
         When settings are out of range or the directory holds something else.
     """
-    settings = PairSettings(n_stars, seed)
-    simulator = PairSimulator(seed)
+    settings = PairSettings(n_stars, seed, anomalies)
+    simulator = PairSimulator(seed, anomalies)
     directory = Path(directory)
     _claim(directory, settings)
     survey = PairSurvey(

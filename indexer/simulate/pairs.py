@@ -11,10 +11,11 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from indexer.simulate.anomalies import PAIR_ANOMALIES, carbon_bands, emission_lines, quasar, white_dwarf
 from indexer.simulate.emulator import Emulator
 from indexer.simulate.instrument import LRS_COEFF0, LRS_WAVELENGTH, LrsSpectra, LrsStatistics, observe_lrs
-from indexer.simulate.light import lrs_pixels, starlight
-from indexer.simulate.population import Stars, draw_snr, draw_stars
+from indexer.simulate.light import light_ratio, lrs_pixels, starlight
+from indexer.simulate.population import Stars, binary_companions, draw_snr, draw_stars
 from indexer.simulate.xp_instrument import XpObservation, XpStatistics, binned, observe_xp, smoothing
 from specdb.errors import InputError
 from specdb.spectra.spectrum import Spectra
@@ -123,17 +124,22 @@ class PairSimulator:
     ----------
     seed : int
         Not negative.
+    anomalies : float
+        Share of objects that are made unusual, in turn by each of `indexer.simulate.anomalies.PAIR_ANOMALIES`. The others
+        keep their light and their share of the noise.
 
     Raises
     ------
     InputError
-        When the seed is negative.
+        When a number is out of range.
     """
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, anomalies: float = 0.0) -> None:
         if seed < 0:
             raise InputError(f"seed is {seed}; seeds are not negative")
-        self.seed = seed
+        if not 0 <= anomalies <= 1:
+            raise InputError(f"anomalies is {anomalies}; a share lies from 0 to 1")
+        self.seed, self.anomalies = seed, anomalies
         self.emulator, self.lrs, self.xp = Emulator.load(), LrsStatistics.load(), XpStatistics.load()
         self._smoothing = smoothing(self.emulator, self.xp.fwhm_nm)
 
@@ -144,7 +150,8 @@ class PairSimulator:
         stars = draw_stars(n, rng)
         ebv, snr = draw_ebv(n, rng), draw_snr(n, rng)
         magnitude = draw_magnitude(snr, rng)
-        log_flux = self.light(stars, ebv)
+        log_flux = starlight(self.emulator, stars.labels, stars.rv_kms, ebv)
+        anomaly, other = self._make_unusual(log_flux, stars, ebv, batch)
         truth = PairTruth(
             star=batch * n + np.arange(n),
             labels=stars.labels,
@@ -153,17 +160,47 @@ class PairSimulator:
             snr_g=snr,
             magnitude=magnitude,
             component=stars.component,
-            anomaly=np.full(n, "", dtype="U12"),
+            anomaly=np.array([*PAIR_ANOMALIES, ""])[anomaly],
         )
         lrs = observe_lrs(log_flux[:, lrs_pixels(self.emulator)], snr, rng, self.lrs)
-        xp = observe_xp(binned(np.exp(log_flux)) @ self._smoothing, magnitude, rng, self.xp)
+        xp = observe_xp(binned(np.exp(log_flux[other])) @ self._smoothing, magnitude, rng, self.xp)
         rows = slice(0, first)
         flux, error = xp.sampled()  # before rows are taken: matrix products of other sizes round differently
         return PairBatch(truth.take(rows), lrs.take(rows), xp.take(rows), flux[rows], error[rows])
 
-    def light(self, stars: Stars, ebv: np.ndarray) -> np.ndarray:
-        """Return the light of ordinary stars, see `indexer.simulate.light.starlight`."""
-        return starlight(self.emulator, stars.labels, stars.rv_kms, ebv)
+    def _make_unusual(
+        self, log_flux: np.ndarray, stars: Stars, ebv: np.ndarray, batch: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Change ln flux (n, n_pix) of the unusual objects in place.
+
+        Returns the class of each (n,), -1 for ordinary stars, and whose light XP sees (n,): for wrong pairs the next one's.
+        """
+        n, wavelength = len(stars), self.emulator.wavelength
+        rng = np.random.default_rng([self.seed, _KEY, batch, 1])
+        kind = np.where(rng.random(n) < self.anomalies, rng.integers(len(PAIR_ANOMALIES), size=n), -1)
+        companions = binary_companions(stars, rng)
+        u = rng.random((n, 2))
+
+        def rows(name: str) -> np.ndarray:
+            return np.flatnonzero(kind == PAIR_ANOMALIES.index(name))
+
+        i = rows("emission")
+        log_flux[i] += np.log1p(emission_lines(wavelength, 0.8 * 8 ** u[i, 0], stars.rv_kms[i])).astype(np.float32)
+        i = rows("composite")
+        ratio = light_ratio(self.emulator, stars.labels[i], companions.labels[i])
+        second = starlight(self.emulator, companions.labels[i], companions.rv_kms[i], ebv[i])
+        log_flux[i] = np.logaddexp(log_flux[i], second + np.log(ratio)[:, None])
+        i = rows("carbon")
+        cool = np.column_stack([4000 + 800 * u[i, 0], 1 + u[i, 1], stars.labels[i, 2]])
+        log_flux[i] = starlight(self.emulator, cool, stars.rv_kms[i], ebv[i]) + carbon_bands(wavelength, 0.4 + u[i, 1])
+        i = rows("white_dwarf")
+        log_flux[i] = white_dwarf(wavelength, 7000 * 4.3 ** u[i, 0])
+        i = rows("qso")
+        log_flux[i] = quasar(wavelength, 0.2 + 3 * u[i, 0], -0.8 - 1.2 * u[i, 1])
+        other = np.arange(n)
+        i = rows("wrong_pair")
+        other[i] = (i + 1) % n
+        return kind, other
 
     def stream(self, n: int, first_batch: int = 0) -> Iterator[Pairs]:
         """Yield `n` pairs in batches of at most `BATCH_PAIRS`, from batch `first_batch` on."""
@@ -184,17 +221,17 @@ def _arrays(batch: PairBatch) -> Pairs:
     return Pairs(spectra, load_xp_sampling().wavelength_nm, batch.xp_flux, batch.xp_error, batch.truth)
 
 
-def draw_pairs(n: int, seed: int = 0) -> Pairs:
+def draw_pairs(n: int, seed: int = 0, anomalies: float = 0.0) -> Pairs:
     """Draw `n` pairs at once; 10000 take 0.7 GB. `PairSimulator.stream` gives the same pairs in batches.
 
     Raises
     ------
     InputError
-        When `n` or `seed` is out of range.
+        When a number is out of range.
     """
     if n < 1:
         raise InputError(f"n is {n}; draw at least one pair")
-    parts = list(PairSimulator(seed).stream(n))
+    parts = list(PairSimulator(seed, anomalies).stream(n))
     lrs = {
         name: np.concatenate([getattr(part.lrs, name) for part in parts]) for name in ("flux", "ivar", "and_mask", "or_mask")
     }

@@ -11,11 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from indexer.simulate.anomalies import emission_lines
 from indexer.simulate.emulator import Emulator
 from indexer.simulate.instrument import LRS_WAVELENGTH, LrsSpectra, LrsStatistics, observe_lrs, shift_to_observer
+from indexer.simulate.light import light_ratio
 from indexer.simulate.lrs_files import BROKEN, write_lamost
 from indexer.simulate.lrs_headers import Visits, file_contents
-from indexer.simulate.population import Stars, binary_companions, draw_snr, draw_stars, radius
+from indexer.simulate.population import Stars, binary_companions, draw_snr, draw_stars
 from specdb.errors import InputError
 from specdb.store.files import atomic_path, write_text
 
@@ -24,26 +26,11 @@ __all__ = ["ANOMALIES", "FIRST_OBSID", "LamostSurvey", "SurveySettings", "simula
 #: Real obsids have nine or ten digits; simulated ones thirteen, with the seed in the middle.
 FIRST_OBSID = 9_000_000_000_000
 ANOMALIES = ("emission", "composite", "bad_sky")
-SPEED_OF_LIGHT_KMS = 299792.458
 
 _BATCH = 256  # spectra per draw; part of the recipe, since it decides which random numbers a spectrum gets
 _PER_PLATE, _FIBRES = 4000, 250
 _BROKEN_PLATE = 99
 _SIX_DIGITS = 1_000_000
-
-#: Vacuum wavelengths in Angstrom and relative strengths of nebular emission: H alpha, H beta, [O III], [N II], [S II].
-_NEBULAR = np.array(
-    [
-        (6564.6, 1.0),
-        (4862.7, 0.35),
-        (5008.2, 0.6),
-        (4960.3, 0.2),
-        (6585.3, 0.4),
-        (6549.9, 0.13),
-        (6718.3, 0.2),
-        (6732.7, 0.15),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -231,25 +218,19 @@ def _observe(
     if both.any():
         log_flux[both] = _composite(log_flux[both], plan, star[both], emulator)
     emission = plan.anomaly[rows] == ANOMALIES.index("emission")
-    log_flux[emission] += np.log1p(_emission(plan.strength[star[emission]], plan.stars.rv_kms[star[emission]]))
+    log_flux[emission] += np.log1p(
+        emission_lines(LRS_WAVELENGTH, plan.strength[star[emission]], plan.stars.rv_kms[star[emission]])
+    )
     rng = np.random.default_rng([settings.seed, 1, int(rows[0])])
     return observe_lrs(log_flux, plan.snr_g[rows], rng, statistics, plan.anomaly[rows] == ANOMALIES.index("bad_sky"))
 
 
 def _composite(primary: np.ndarray, plan: _Plan, star: np.ndarray, emulator: Emulator) -> np.ndarray:
     """Add the light of the companions, weighted by surface brightness and area, and return ln flux."""
-    one, two = plan.stars.labels[star], plan.companions.labels[star]
-    ratio = np.exp(emulator.log_flux_5500(two) - emulator.log_flux_5500(one)) * (radius(two) / radius(one)) ** 2
-    ratio = np.clip(ratio, 0.2, 1.0)  # an equal-age companion of a giant would not be seen at all
+    two = plan.companions.labels[star]
+    ratio = light_ratio(emulator, plan.stars.labels[star], two)
     secondary = shift_to_observer(emulator, two, plan.companions.rv_kms[star])
     return np.logaddexp(primary, secondary + np.log(ratio)[:, None])
-
-
-def _emission(strength: np.ndarray, rv_kms: np.ndarray) -> np.ndarray:
-    """Return nebular lines in units of the continuum (n, n_pix), 2 pixels (sigma) wide."""
-    centre = np.log(_NEBULAR[:, 0]) + np.log1p(rv_kms / SPEED_OF_LIGHT_KMS)[:, None]  # n lines
-    offset = (np.log(LRS_WAVELENGTH) - centre[:, :, None]) / (2 * np.log(10) * 1e-4)  # n lines pix
-    return strength[:, None] * np.einsum("l,nlp->np", _NEBULAR[:, 1], np.exp(-0.5 * offset**2))
 
 
 def _file_table(plan: _Plan, settings: SurveySettings) -> dict[str, np.ndarray]:

@@ -39,12 +39,13 @@ def lamost(directory: Path, stars: int, repeats: float, anomalies: float, broken
 @simulate.command()
 @_DIRECTORY
 @_STARS
+@click.option("--anomalies", type=float, default=0.0, show_default=True, help="Share of unusual objects and wrong pairs.")
 @_SEED
-def pairs(directory: Path, stars: int, seed: int) -> None:
+def pairs(directory: Path, stars: int, anomalies: float, seed: int) -> None:
     """Stars seen by both LAMOST and Gaia XP, and a table that says which spectra belong together."""
     from indexer.simulate import simulate_pairs
 
-    made = simulate_pairs(directory, stars, seed)
+    made = simulate_pairs(directory, stars, seed, anomalies)
     click.echo(
         f"{stars} simulated pairs: LAMOST spectra in {made.lamost}, XP coefficients in {made.xp_continuous}, the same as "
         f"samples in {made.xp_sampled}; pairs in {made.pairs}, truth in {made.truth}"

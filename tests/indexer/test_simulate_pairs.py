@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from indexer.simulate import draw_pairs
+from indexer.simulate.anomalies import PAIR_ANOMALIES, carbon_bands, quasar, white_dwarf
 from indexer.simulate.emulator import Emulator
 from indexer.simulate.instrument import LRS_WAVELENGTH
 from indexer.simulate.light import extinction_law, lrs_pixels, starlight
@@ -119,6 +120,8 @@ def test_wrong_numbers_are_refused() -> None:
         draw_pairs(0)
     with pytest.raises(InputError, match="seeds are not negative"):
         draw_pairs(1, seed=-1)
+    with pytest.raises(InputError, match="a share lies from 0 to 1"):
+        draw_pairs(1, anomalies=2)
 
 
 def test_wrong_weight_files_are_refused(tmp_path: Path) -> None:
@@ -133,3 +136,38 @@ def test_saved_statistics_are_the_same(statistics: XpStatistics, tmp_path: Path)
     assert np.array_equal(again.gain, statistics.gain)
     assert again.card == statistics.card
     assert statistics.card["stars_systematic"] > 300
+
+
+def test_anomalies_show_in_both_instruments_and_leave_the_others_alone(pairs: Pairs) -> None:
+    odd = draw_pairs(BATCH_PAIRS, seed=3, anomalies=0.5)
+    ordinary = odd.truth.anomaly == ""
+    assert {*odd.truth.anomaly} == {*PAIR_ANOMALIES, ""}
+    assert 0.4 < ordinary.mean() < 0.6
+    assert np.array_equal(odd.truth.labels, pairs.truth.labels[:BATCH_PAIRS])
+    plain_xp = pairs.xp_flux[:BATCH_PAIRS]
+    np.testing.assert_allclose(odd.xp_flux[ordinary], plain_xp[ordinary], rtol=1e-3, atol=1e-3 * np.median(plain_xp))
+    emission = odd.truth.anomaly == "emission"
+    nm = odd.xp_wavelength_nm
+    line, beside = np.abs(nm - 656.5) < 4, np.abs(np.abs(nm - 656.5) - 30) < 8
+
+    def height(flux: np.ndarray) -> np.ndarray:
+        return flux[:, line].mean(axis=1) / flux[:, beside].mean(axis=1)
+
+    assert np.median(height(odd.xp_flux[emission]) / height(plain_xp[emission])) > 1.03
+    wrong = np.flatnonzero(odd.truth.anomaly == "wrong_pair")
+    assert not np.allclose(colour(odd.xp_flux[wrong]), colour(plain_xp[wrong]), atol=0.05)
+    for name in ("white_dwarf", "qso", "carbon", "composite"):
+        assert np.isfinite(odd.xp_flux[odd.truth.anomaly == name]).all()
+    assert len(get_modality("gaia_xp").preparation([odd.xp])) == BATCH_PAIRS
+
+
+def test_laws_of_unusual_objects() -> None:
+    wavelength = np.geomspace(3300, 10500, 3000)
+    dwarf = white_dwarf(wavelength, np.array([12000.0]))[0]
+    beta, beside = np.abs(wavelength - 4862.7).argmin(), np.abs(wavelength - 5200).argmin()
+    assert dwarf[beta] < dwarf[beside] - 0.4
+    bands = carbon_bands(wavelength, np.array([1.0]))[0]
+    assert bands[np.abs(wavelength - 5155).argmin()] < -0.6
+    assert bands[np.abs(wavelength - 5200).argmin()] > -0.2
+    quasars = quasar(wavelength, np.array([0.5, 2.0]), np.array([-1.5, -1.5]))
+    assert abs(wavelength[(quasars[1] + 1.5 * np.log(wavelength)).argmax()] / 3 - 1215.7) < 10
