@@ -4,18 +4,16 @@ Every stage runs in a process of its own with the settings it has inside `build-
 over that of its slowest stage alone. Memory: the peak of the process that prepares, encodes and writes, and of its largest
 reader.
 
-Usage: python benchmarks/pipeline.py [--files 5000] [--encoder NAME]
+Usage: python benchmarks/pipeline.py [--files 5000]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from common import machine, write_results
@@ -51,31 +49,45 @@ if __name__ == "__main__":
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def full_size_encoder(folder: Path) -> str:
+    """Save the full-size SpecCLIP LRS transformer with random weights: speed does not depend on them."""
+    from specdb.encoders import Card, LrsTransformerConfig, build, save_model
+
+    config = LrsTransformerConfig()
+    preparation = {"lamost_lrs": ("specclip-lrs", 1)}
+    save_model(folder, build(config), Card(name="lrs-full-size", config=config, preparation=preparation))
+    return str(folder)
+
+
+def measure(n: int, files: Path, scratch: Path, name: str, encoder: str | None) -> list[dict]:
+    """Run the three stages one after the other, then all in one; return a row each."""
+    staged, whole = scratch / f"staged-{name}-{n}", scratch / f"whole-{name}-{n}"
+    found = {stage: run_stage(stage, staged, files, encoder) for stage in ("ingest", "embed", "index")}
+    slowest = max(figures["seconds"] for figures in found.values())
+    found["build-index"] = run_stage("build-index", whole, files, encoder)
+    rows = [{"encoder": name, "files": n, "stage": s, "files_per_s": n / f["seconds"], **f} for s, f in found.items()]
+    rows[-1]["over_slowest_stage"] = found["build-index"]["seconds"] / slowest
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=5000)
-    parser.add_argument("--encoder")
     args = parser.parse_args()
 
     from indexer.simulate import simulate_lamost
 
     rows = []
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
         for n in (args.files // 10, args.files):
-            folder = Path(scratch) / f"survey-{n}"
-            begun = time.perf_counter()
-            simulate_lamost(folder, n_stars=n, repeat_fraction=0, seed=n)
-            print(f"simulated {n} files in {time.perf_counter() - begun:.0f} s", file=sys.stderr)
-            staged, whole = Path(scratch) / f"staged-{n}", Path(scratch) / f"whole-{n}"
-            found = {stage: run_stage(stage, staged, folder, args.encoder) for stage in ("ingest", "embed", "index")}
-            found["build-index"] = run_stage("build-index", whole, folder, args.encoder)
-            slowest = max(found[stage]["seconds"] for stage in ("ingest", "embed", "index"))
-            for stage, figures in found.items():
-                rows.append({"files": n, "stage": stage, "files_per_s": n / figures["seconds"], **figures})
-            rows[-1]["over_slowest_stage"] = found["build-index"]["seconds"] / slowest
+            simulate_lamost(scratch / f"survey-{n}", n_stars=n, repeat_fraction=0, seed=n)
+            rows += measure(n, scratch / f"survey-{n}" / "spectra", scratch, "specclip-mini", None)
+        few = args.files // 10
+        full = full_size_encoder(scratch / "lrs-full-size")
+        rows += measure(few, scratch / f"survey-{few}" / "spectra", scratch, "full-size LRS", full)
     write_results("pipeline", __doc__, rows, machine())
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     main()

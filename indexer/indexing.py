@@ -148,6 +148,6 @@ def _gather(store: Store, encoder: str, modality: str, rows: int, scratch: Path)
     with disk_errors(path), path.open("wb") as file:
         for part_ids, part_vectors in store.vectors(encoder, modality):
             ids[start : start + len(part_ids)] = part_ids
-            file.write(np.ascontiguousarray(part_vectors))
+            file.write(np.ascontiguousarray(part_vectors).data)
             start, dimension = start + len(part_ids), part_vectors.shape[1]
     return np.memmap(path, np.float32, "r", shape=(rows, dimension)), ids

@@ -62,7 +62,8 @@ def table_columns(opened: OpenSource, hdu: BinTableHDU) -> dict[str, np.ndarray]
     keys = header_values(opened, hdu)
     numbers = range(1, int(keys.get("TFIELDS", 0)) + 1)
     forms = [_TFORM.fullmatch(str(keys.get(f"TFORM{i}", ""))) for i in numbers]
-    if not all(forms) or any(key.startswith(("TSCAL", "TZERO", "TNULL", "TDIM")) for key in keys):
+    one_axis = all(keys.get(f"TDIM{i}", f"({f[1]})") == f"({f[1]})" for i, f in zip(numbers, forms, strict=True) if f)
+    if not all(forms) or not one_axis or any(key.startswith(("TSCAL", "TZERO", "TNULL")) for key in keys):
         return {name.upper(): np.ravel(hdu.data[name]) for name in hdu.columns.names}
     names = [str(keys.get(f"TTYPE{i}", f"COL{i}")).upper() for i in numbers]
     dtype = np.dtype([(n, _FORMATS[f[2]], (int(f[1] or 1),)) for n, f in zip(names, forms, strict=True) if f])
