@@ -122,7 +122,7 @@ class BlueContinuum:
         The blue part within the grid.
     basis : ndarray (n_blue, 6), float64
         Orthonormal polynomials; empty if the part has too few pixels for a fit.
-    products : ndarray (n_blue, 6, 6), float64
+    products : ndarray (n_blue, 21), float64
         Products of each two polynomials, for the normal matrices of fits with missing pixels.
     n_hot : int
         Number of blue pixels below 4500 Angstrom.
@@ -144,7 +144,8 @@ class BlueContinuum:
         blue = wavelength[pixels]
         fitted = len(blue) > MIN_PIXELS
         basis = orthonormal_polynomials(blue, BLUE_DEGREE) if fitted else np.empty((0, BLUE_DEGREE + 1))
-        products = basis[:, :, None] * basis[:, None, :]
+        one, other = np.triu_indices(basis.shape[1])
+        products = basis[:, one] * basis[:, other]
         n_hot = int(np.searchsorted(blue, PEAK_LIMIT))
         return cls(pixels, basis, products, n_hot, _windows(wavelength, n_below, len(blue)) if fitted else [])
 
@@ -166,13 +167,16 @@ class BlueContinuum:
             Number of spectra.
         """
         size = self.basis.shape[1]
-        normal = np.broadcast_to(np.eye(size), (n, size, size)).copy()
+        inverse = np.broadcast_to(np.eye(size), (n, size, size)).copy()
         if len(column):
             first = np.flatnonzero(np.diff(column, prepend=-1))
-            missing = np.add.reduceat(self.products[pixel], first)
+            missing = np.add.reduceat(self.products.take(pixel, axis=0), first)
+            one, other = np.triu_indices(size)
+            normal = np.empty((len(first), size, size))
+            normal[:, one, other] = normal[:, other, one] = -missing
             # The addition is far below any normal matrix with pixels over most of the range; it keeps all invertible.
-            normal[column[first]] += 1e-12 * np.eye(size) - missing
-        return np.linalg.inv(normal)
+            inverse[column[first]] = np.linalg.inv(np.eye(size) + (normal + 1e-12 * np.eye(size)))
+        return inverse
 
     def fit(
         self,
@@ -212,10 +216,13 @@ class BlueContinuum:
         fit, envelope = (xp.empty(smooth.shape, **_like(basis)) for _ in range(2))
         envelope[:] = smooth
 
+        # A view and a list of places: reading all weights in each round would push the envelope out of the cache.
+        flat, left_out = envelope.reshape(-1), None if weight is None else xp.where(weight.reshape(-1) == 0)
+
         def solve() -> Array:
-            if weight is None:
+            if left_out is None:
                 return xp.matmul(transposed, envelope)
-            xp.multiply(envelope, weight, out=envelope)
+            flat[left_out] = 0.0
             return xp.einsum("nij,jn->in", normal_inverse, xp.matmul(transposed, envelope))
 
         coefficients = solve()
@@ -223,7 +230,7 @@ class BlueContinuum:
         if uncovered is not None:
             fit[uncovered] = -xp.inf
         if 0 < self.n_hot < len(basis):
-            blue_branch = xp.amax(fit[: self.n_hot], 0) >= xp.amax(fit[self.n_hot :], 0)
+            blue_branch = _highest(fit[: self.n_hot], xp) >= _highest(fit[self.n_hot :], xp)
         else:
             blue_branch = (fit[0] == fit[0]) & (self.n_hot > 0)
         if self.windows and bool(blue_branch.any()):
@@ -237,6 +244,14 @@ class BlueContinuum:
             xp.maximum(envelope, fit, out=envelope)
             coefficients = solve()
         return coefficients, blue_branch
+
+
+def _highest(values: Array, xp: ModuleType) -> Array:
+    """Return the maximum (n,) over the pixels of values (n_pix, n). Folding makes the long rows that NumPy is fast on."""
+    while len(values) > 64:
+        half = (len(values) + 1) // 2
+        values = xp.maximum(values[:half], values[-half:])  # an odd one out is in both
+    return xp.amax(values, 0)
 
 
 def _red_continuum(wavelength: np.ndarray, smooth: np.ndarray) -> np.ndarray:

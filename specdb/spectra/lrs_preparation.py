@@ -35,7 +35,7 @@ LAMOST_GRID.flags.writeable = False
 GRID_TEXT = "the grid 3999.4-5598.9 Angstrom"
 #: Spectra in a stack, and stacks in a block. On the CPU a stack of 16 stays in a second-level cache, and each product below
 #: the size (2^18 multiplications) at which OpenBLAS starts threads, which would take longer than the product.
-STACKS = {"cpu": (16, 4), "cuda": (2048, 1)}
+STACKS = {"cpu": (16, 8), "cuda": (2048, 1)}
 MANY = 0.1  #: share of repaired or filled pixels above which a spectrum is flagged MANY_REPAIRED
 
 #: Normalised flux is kept, however absurd, up to this size: the encoders' sum of squares over the grid then fits a float32.
@@ -90,16 +90,21 @@ class _Group:
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
 
-    def stack(self, name: str, start: int, stop: int, n_pix: int) -> np.ndarray | None:
-        """Return an attribute of the spectra from `start` to `stop`, counted within the group, cut to `n_pix` pixels."""
-        if getattr(self.batches[0], name) is None:
-            return None
-        used = slice(bisect_right(self.ends, start), bisect_left(self.ends, stop) + 1)
-        parts = []
-        for batch, end in zip(self.batches[used], self.ends[used], strict=True):
-            begin = end - len(batch)
-            parts.append(getattr(batch, name)[max(start - begin, 0) : stop - begin, :n_pix])
-        return np.concatenate(parts)
+    def stack(self, start: int, stop: int, n_pix: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """Return flux, ivar and and-mask of the spectra from `start` to `stop` in the group, cut to `n_pix` pixels."""
+        first, last = bisect_right(self.ends, start), bisect_left(self.ends, stop)
+        batches = self.batches[first : last + 1]
+        before, behind = start - (self.ends[first] - len(batches[0])), self.ends[last] - stop
+
+        def joined(name: str) -> Any:
+            if getattr(batches[0], name) is None:
+                return None
+            parts = [getattr(batch, name)[:, :n_pix] for batch in batches]
+            parts[-1] = parts[-1][: len(parts[-1]) - behind]
+            parts[0] = parts[0][before:]
+            return np.concatenate(parts)
+
+        return joined("flux"), joined("ivar"), joined("and_mask")
 
     def rows(self) -> np.ndarray:
         """Return the row in the input of each spectrum."""
@@ -172,19 +177,31 @@ class LrsPreparation:
         quality, n_repaired, snr = np.zeros(n, np.int32), np.zeros(n, np.int32), np.zeros(n, np.float32)
         rejected: dict[int, tuple[str, str]] = {}
 
+        tasks = []
+        size = math.prod(STACKS[self.device.partition(":")[0]])
         for (wavelength, *_), group in self._groups(batches, rejected).items():
-            rows = group.rows()
-            plan = _plan(wavelength)
-            if not plan.resampler.inside.any():
+            rows, plan = group.rows(), _plan(wavelength)
+            if plan.resampler.inside.any():
+                tasks += [(plan, group, start, rows[start : start + size]) for start in range(0, len(group), size)]
+            else:
                 first, last = plan.wavelength[[0, -1]]
                 why = f"the spectrum covers {first:.1f}-{last:.1f} Angstrom, nothing of {GRID_TEXT}"
                 rejected |= {int(row): ("low_coverage", why) for row in rows}
-                continue
-            for start, block in self._blocks(plan, group):
-                at = rows[start : start + len(block.flux)]
-                flux[at], ivar[at], snr[at] = block.flux, block.ivar, block.snr
-                quality[at], n_repaired[at] = block.quality, block.n_repaired
-                rejected |= {int(at[row]): why for row, why in block.rejections.items()}
+
+        def prepare(task: tuple[_Plan, _Group, int, np.ndarray]) -> dict[int, tuple[str, str]]:
+            plan, group, start, at = task
+            block = self._prepare(plan, *group.stack(start, start + len(at), len(plan.wavelength)))
+            flux[at], ivar[at], snr[at] = block.flux, block.ivar, block.snr
+            quality[at], n_repaired[at] = block.quality, block.n_repaired
+            return {int(at[row]): why for row, why in block.rejections.items()}
+
+        if self.threads > 1 and len(tasks) > 1:
+            with ThreadPoolExecutor(self.threads) as pool:
+                found = list(pool.map(prepare, tasks))
+        else:
+            found = [prepare(task) for task in tasks]
+        for part in found:
+            rejected |= part
 
         rejections = [Rejection(*rejected[row], row) for row in sorted(rejected)]
         rows = np.setdiff1d(np.arange(n), np.fromiter(rejected, np.int64, len(rejected)))
@@ -208,27 +225,12 @@ class LrsPreparation:
                 rejected |= {first_row + row: ("bad_wavelength", used) for row in range(len(batch))}
             elif len(batch):
                 double = batch.flux.dtype.itemsize > 4 or batch.flux.dtype.kind != "f"
-                group = groups.setdefault((used, double, batch.ivar is None, batch.and_mask is None), _Group())
-                group.add(batch, first_row)
+                kind = used, double, batch.ivar is None, batch.and_mask is None
+                if kind not in groups:
+                    groups[kind] = _Group()
+                groups[kind].add(batch, first_row)
             first_row += len(batch)
         return groups
-
-    def _blocks(self, plan: _Plan, group: _Group) -> list[tuple[int, _Block]]:
-        size = math.prod(STACKS[self.device.partition(":")[0]])
-        starts = range(0, len(group), size)
-
-        def prepare(start: int) -> _Block:
-            stop = min(start + size, len(group))
-            flux, ivar, mask = (
-                group.stack(name, start, stop, len(plan.wavelength)) for name in ("flux", "ivar", "and_mask")
-            )
-            assert flux is not None
-            return self._prepare(plan, flux, ivar, mask)
-
-        if self.threads > 1 and len(starts) > 1:
-            with ThreadPoolExecutor(self.threads) as pool:
-                return list(zip(starts, pool.map(prepare, starts), strict=True))
-        return [(start, prepare(start)) for start in starts]
 
     def _prepare(self, plan: _Plan, raw: np.ndarray, ivar: np.ndarray | None, mask: np.ndarray | None) -> _Block:
         """Prepare one block of spectra (n, n_pix) of one grid."""
@@ -281,29 +283,29 @@ class LrsPreparation:
 
     def _continuum(self, plan: _Plan, flux: np.ndarray, repaired: BadPixels) -> np.ndarray:
         """Return the continuum (n, n_span) of the pixels that the model grid needs, not yet guarded against zero."""
-        lanes = STACKS[self.device.partition(":")[0]][0]
+        lanes, blue = STACKS[self.device.partition(":")[0]][0], plan.blue.pixels
+        left_out = repaired.within(blue.start, blue.stop)
+        # Spectra that leave out nothing come first: their stacks then need no weights.
+        order = np.argsort(np.bincount(left_out.row, minlength=len(flux)) > 0, kind="stable")
+        left_out = left_out.in_order(order)
         result = np.empty((len(flux), plan.span.stop - plan.span.start))
         for start in range(0, len(flux), lanes):
-            rows = slice(start, start + lanes)
-            self._fit(plan, flux[rows], repaired.of_rows(start, start + lanes), lanes, result[rows])
+            rows = order[start : start + lanes]
+            result[rows] = self._fit(plan, flux[rows], left_out.of_rows(start, start + lanes), lanes)
         return result
 
-    def _fit(self, plan: _Plan, flux: np.ndarray, repaired: BadPixels, lanes: int, result: np.ndarray) -> None:
-        """Write the continuum of one stack (n, n_pix), n up to `lanes`, into `result` (n, n_span)."""
+    def _fit(self, plan: _Plan, flux: np.ndarray, left_out: BadPixels, lanes: int) -> np.ndarray:
+        """Return the continuum (n, n_span) of one stack (n, n_pix), n up to `lanes`; `left_out` counts blue pixels."""
         columns = np.zeros((flux.shape[1], lanes), flux.dtype)
         columns[:, : len(flux)] = flux.T
         xp, send = (np, np.asarray) if self.device == "cpu" else self._torch()
         smooth = running_median(send(columns), xp)
 
         blue, span = plan.blue, plan.span
-        first, last = max(span.start, blue.pixels.start), min(span.stop, blue.pixels.stop)
-        if not blue.fitted or (first, last) != (span.start, span.stop):
-            # A gap in the grid can make the pixel next to the last one of the model grid lie outside the blue part.
-            result[:] = _host(smooth[span]).T[: len(flux)]
         if not blue.fitted:
-            return
+            return _host(smooth[span]).T[: len(flux)]
         options: dict[str, Any] = {}
-        if len(left_out := repaired.within(blue.pixels.start, blue.pixels.stop)):
+        if len(left_out):
             weight = np.ones((len(blue.basis), lanes))
             weight[left_out.pixel, left_out.row] = 0.0
             end = left_out.at_end
@@ -313,8 +315,14 @@ class LrsPreparation:
                 "uncovered": (send(left_out.pixel[end]), send(left_out.row[end])),
             }
         coefficients, _ = blue.fit(smooth[blue.pixels], send(blue.basis), xp, **options)
+        first, last = max(span.start, blue.pixels.start), min(span.stop, blue.pixels.stop)
         basis = blue.basis[first - blue.pixels.start : last - blue.pixels.start]
-        result[:, first - span.start : last - span.start] = np.matmul(_host(coefficients).T, basis.T)[: len(flux)]
+        result = np.matmul(_host(coefficients).T, basis.T)
+        if (first, last) != (span.start, span.stop):
+            # A gap in the grid can make the pixel next to the last one of the model grid lie outside the blue part.
+            inside, result = result, _host(smooth[span]).T.astype(np.float64)
+            result[:, first - span.start : last - span.start] = inside
+        return result[: len(flux)]
 
     def _torch(self) -> tuple[ModuleType, Callable[[np.ndarray], Any]]:
         import torch
@@ -386,7 +394,9 @@ def _variation(normalised: np.ndarray, lost: np.ndarray, filled: np.ndarray) -> 
 
 def _masked_median(values: np.ndarray, ignored: np.ndarray, n_ignored: np.ndarray) -> np.ndarray:
     """Return the median (n,), float32, of each row's values that are not ignored; NaN where all are."""
-    ordered = np.sort(np.where(ignored, np.float32(np.inf), values), axis=1)
+    ordered = values.copy()
+    np.copyto(ordered, np.inf, where=ignored)
+    ordered.sort(axis=1)
     n = values.shape[1] - n_ignored
     rows = np.arange(len(values))
     middle = (ordered[rows, np.maximum(n - 1, 0) // 2] + ordered[rows, np.minimum(n // 2, values.shape[1] - 1)]) / 2

@@ -67,6 +67,10 @@ class BadPixels:
         part = slice(*np.searchsorted(self.row, [start, stop]).tolist())
         return BadPixels(self.row[part] - start, self.pixel[part], self.at_end[part])
 
+    def in_order(self, order: np.ndarray) -> BadPixels:
+        """Return those of the same rows in another order, `order` (n,), that keeps the rows with bad pixels in theirs."""
+        return BadPixels(np.argsort(order)[self.row], self.pixel, self.at_end)
+
     def within(self, start: int, stop: int) -> BadPixels:
         """Return those with ``start <= pixel < stop``, counted from `start`."""
         keep = (self.pixel >= start) & (self.pixel < stop)
