@@ -13,6 +13,7 @@ import pyarrow as pa
 from specdb.catalog import run_sql
 from specdb.encoders import Encoder, load_encoder
 from specdb.errors import DatabaseError, ProvenanceError, QueryError
+from specdb.rows import Rows
 from specdb.search import Hits, IndexCard, VectorIndex
 from specdb.search.query import Query, encode_spectra, find_modality, metadata_of, parse_question
 from specdb.spectra import Spectra, get_modality
@@ -188,9 +189,9 @@ class Database:
         ranked = ranked.add_column(0, "rank", pa.array(np.arange(1, len(ids[0]) + 1), pa.int32()))
         return Hits(ranked, question.name, target, self.store.default_encoder, index.card)
 
-    def sql(self, query: str) -> pa.Table:
+    def sql(self, query: str) -> Rows:
         """Run one SQL statement over `spectra`, `embeddings`, `rejected`; it can read these tables and nothing else."""
-        return run_sql(self.store, query)
+        return Rows(run_sql(self.store, query))
 
     def embed(self, spectra: Spectra, modality: str) -> np.ndarray:
         """Return the shared embeddings (n, d) of spectra that are not in the database, as unit vectors."""
