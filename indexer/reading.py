@@ -8,6 +8,7 @@ batches would be too large to pass around, and one such file keeps a reader of A
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -132,7 +133,8 @@ def _in_processes(
     # A forked child would inherit locks of torch's and BLAS's threads, so fresh processes are started.
     context = multiprocessing.get_context("spawn")
     pending: deque[Future] = deque()
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    # Ctrl-C goes to all processes of the terminal; the caller alone deals with it.
+    with ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         try:
             for task in islice(tasks, 2 * workers + 2):
                 pending.append(pool.submit(_read_small, task, readers, file_format))
