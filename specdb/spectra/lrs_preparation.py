@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from specdb.errors import PreparationError
+from specdb.spectra.checks import masked_median, wavelength_fault
 from specdb.spectra.continuum import BLUE, BlueContinuum, running_median
 from specdb.spectra.repair import LAMOST_MASK_BITS, BadPixels, bad_pixels, interpolate_bad
 from specdb.spectra.resampling import Resampler
@@ -219,7 +220,7 @@ class LrsPreparation:
             grid: Any = (batch.log10_grid, batch.flux.shape[1]) if batch.log10_grid else batch.wavelength.tobytes()
             if grid not in known:
                 wavelength = np.asarray(batch.wavelength, np.float64)
-                known[grid] = _fault(wavelength) or wavelength[: _Plan.reach(wavelength)].tobytes()
+                known[grid] = wavelength_fault(wavelength, "A") or wavelength[: _Plan.reach(wavelength)].tobytes()
             used = known[grid]
             if isinstance(used, str):
                 rejected |= {first_row + row: ("bad_wavelength", used) for row in range(len(batch))}
@@ -265,7 +266,7 @@ class LrsPreparation:
                 inverse = grid.inverse_variance(ivar[:, span] * scale * scale).astype(np.float32)
                 np.minimum(inverse, np.finfo(np.float32).max, out=inverse)
                 np.copyto(inverse, 0.0, where=lost)
-                snr = _masked_median(normalised * np.sqrt(inverse), lost, n_lost)
+                snr = masked_median(normalised * np.sqrt(inverse), lost)
 
         quality = np.zeros(len(flux), np.int32)
         for bit, where in (
@@ -367,22 +368,6 @@ class LrsPreparation:
         return found
 
 
-def _fault(wavelength: np.ndarray) -> str:
-    """Return what is wrong with a wavelength array, or an empty string."""
-    if len(wavelength) < 2:
-        return f"the wavelength array has {len(wavelength)} pixels; at least 2 are needed"
-    if n_wrong := int((~np.isfinite(wavelength)).sum()):
-        return f"{n_wrong} of {len(wavelength)} wavelengths are not finite"
-    if wavelength[0] <= 0:
-        return f"the wavelengths start at {wavelength[0]:g}; they must be positive"
-    if n_wrong := int((np.diff(wavelength) <= 0).sum()):
-        at = int(np.argmax(np.diff(wavelength) <= 0))
-        return (
-            f"wavelengths must increase strictly; {n_wrong} steps do not, the first behind pixel {at} ({wavelength[at]:g} A)"
-        )
-    return ""
-
-
 def _variation(normalised: np.ndarray, lost: np.ndarray, filled: np.ndarray) -> np.ndarray:
     """Return the range (n,) of each row's values, without those that were filled in."""
     result = normalised.max(axis=1) - normalised.min(axis=1)
@@ -390,17 +375,6 @@ def _variation(normalised: np.ndarray, lost: np.ndarray, filled: np.ndarray) -> 
     own, without = normalised[rows], lost[rows]
     result[rows] = np.where(without, -np.inf, own).max(axis=1) - np.where(without, np.inf, own).min(axis=1)
     return result
-
-
-def _masked_median(values: np.ndarray, ignored: np.ndarray, n_ignored: np.ndarray) -> np.ndarray:
-    """Return the median (n,), float32, of each row's values that are not ignored; NaN where all are."""
-    ordered = values.copy()
-    np.copyto(ordered, np.inf, where=ignored)
-    ordered.sort(axis=1)
-    n = values.shape[1] - n_ignored
-    rows = np.arange(len(values))
-    middle = (ordered[rows, np.maximum(n - 1, 0) // 2] + ordered[rows, np.minimum(n // 2, values.shape[1] - 1)]) / 2
-    return np.where(n > 0, np.minimum(middle, np.finfo(np.float32).max), np.nan).astype(np.float32)
 
 
 def _host(array: Any) -> np.ndarray:

@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from specdb.errors import PreparationError
+from specdb.spectra.checks import masked_median, wavelength_fault
 from specdb.spectra.repair import bad_pixels, interpolate_bad
 from specdb.spectra.schema import Quality
 from specdb.spectra.spectrum import Prepared, Rejection, Spectra
@@ -158,7 +159,7 @@ class XpPreparation:
         first = 0
         for batch in batches:
             wavelength_nm = np.asarray(batch.wavelength, np.float64) / 10
-            fault = _fault(wavelength_nm)
+            fault = wavelength_fault(wavelength_nm, "nm")
             if fault:
                 rejected |= dict.fromkeys(range(first, first + len(batch)), ("bad_wavelength", fault))
             else:
@@ -212,7 +213,7 @@ class XpPreparation:
                 weight = np.where(bad, 1.0, raw_ivar) if any_bad else raw_ivar.astype(np.float64)
                 scaled = np.minimum(plan.inverse_variance(weight) * pivot**2, np.finfo(np.float32).max)
                 ivar = np.where(lost, 0.0, scaled).astype(np.float32)
-                snr = _median(normalised * np.sqrt(scaled), lost)
+                snr = masked_median(normalised * np.sqrt(scaled), lost)
 
         quality = np.zeros(len(flux), np.int32)
         for bit, where in (
@@ -274,27 +275,3 @@ class XpPreparation:
         for where, reason, detail in reversed(checks):
             found |= {row: (reason, detail(row)) for row in np.flatnonzero(where).tolist()}
         return found
-
-
-def _fault(wavelength_nm: np.ndarray) -> str:
-    """Return what is wrong with a wavelength array, or an empty string."""
-    if len(wavelength_nm) < 2:
-        return f"the wavelength array has {len(wavelength_nm)} pixels; at least 2 are needed"
-    if n_wrong := int((~np.isfinite(wavelength_nm)).sum()):
-        return f"{n_wrong} of {len(wavelength_nm)} wavelengths are not finite"
-    steps = np.diff(wavelength_nm)
-    if (steps <= 0).any():
-        at = int(np.argmax(steps <= 0))
-        return f"wavelengths must increase strictly; they do not behind pixel {at} ({wavelength_nm[at]:g} nm)"
-    return ""
-
-
-def _median(values: np.ndarray, ignored: np.ndarray) -> np.ndarray:
-    """Return the median (n,), float32, of each row's values that are not ignored; NaN where all are."""
-    if not ignored.any():
-        return np.median(values, axis=1).astype(np.float32)
-    ordered = np.sort(np.where(ignored, np.inf, values), axis=1)
-    n = values.shape[1] - ignored.sum(axis=1)
-    rows = np.arange(len(values))
-    middle = (ordered[rows, np.maximum(n - 1, 0) // 2] + ordered[rows, np.minimum(n // 2, values.shape[1] - 1)]) / 2
-    return np.where(n > 0, middle, np.nan).astype(np.float32)
