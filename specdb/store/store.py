@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,12 @@ class Store:
 
     def manifest(self) -> Manifest:
         """Return the current snapshot."""
-        return Manifest.load(self.root / "manifest.json")
+        path = self.root / "manifest.json"
+        try:
+            stamp = path.stat()
+        except FileNotFoundError:
+            return Manifest()
+        return _load_manifest(path, (stamp.st_mtime_ns, stamp.st_ino, stamp.st_size))
 
     def modalities(self) -> list[str]:
         """Return the modalities that anything has been ingested for, sorted."""
@@ -288,6 +294,12 @@ class Writer:
 
     def _save(self, manifest: Manifest) -> None:
         manifest.save(self.store.root / "manifest.json")
+
+
+@lru_cache(maxsize=8)
+def _load_manifest(path: Path, stamp: tuple[int, int, int]) -> Manifest:
+    # The manifest is replaced as a whole, so its stamp tells whether it is still the one read before.
+    return Manifest.load(path)
 
 
 def _rejected_name(modality: str) -> str:
