@@ -11,7 +11,7 @@ from indexer.indexing import IndexReport, IndexSettings, update_index
 from indexer.ingest import IngestReport, IngestSettings, ingest
 from indexer.progress import Progress
 from specdb.encoders import default_encoder_name, encoder_folder, list_encoders, load_card, load_encoder
-from specdb.spectra import modality_for_survey
+from specdb.spectra import expand_sources, modality_for_survey
 from specdb.store import Store
 
 __all__ = ["BuildReport", "build_index", "embed_survey", "index_survey", "ingest_survey"]
@@ -28,7 +28,7 @@ class BuildReport:
 def build_index(
     db: str | Path,
     survey: str,
-    inputs: Sequence[str | Path],
+    inputs: Sequence[str | Path] | str | Path,
     *,
     encoder: str | None = None,
     ingest_settings: IngestSettings | None = None,
@@ -62,6 +62,7 @@ def build_index(
         Each saying what to do; everything committed before stays.
     """
     modality = modality_for_survey(survey)
+    expand_sources(inputs)  # what does not exist is said before a database is made for it
     store = _open_or_create(Path(db), encoder)
     model = load_encoder(encoder or store.encoder_location)
     buffer = EmbeddingBuffer(model, modality, embedding or EmbeddingSettings())
@@ -77,15 +78,17 @@ def build_index(
 def ingest_survey(
     db: str | Path,
     survey: str,
-    inputs: Sequence[str | Path],
+    inputs: Sequence[str | Path] | str | Path,
     *,
     settings: IngestSettings | None = None,
     progress: Progress | None = None,
 ) -> IngestReport:
     """Read and prepare a survey's files without embedding them; the first stage of `build_index`."""
+    modality = modality_for_survey(survey)
+    expand_sources(inputs)
     store = _open_or_create(Path(db), None)
     with store.writing() as writer:
-        return ingest(writer, modality_for_survey(survey), inputs, settings=settings, progress=progress)
+        return ingest(writer, modality, inputs, settings=settings, progress=progress)
 
 
 def embed_survey(

@@ -95,7 +95,10 @@ def require_compatible(writer: Writer, buffer: EmbeddingBuffer) -> None:
     """Refuse an encoder that does not fit the preparation, or the embeddings already stored under its name."""
     modality, encoder = buffer.modality, buffer.encoder
     if modality.name not in encoder.modalities:
-        raise InputError(f"encoder {encoder.name} does not encode {modality.name}, only {', '.join(encoder.modalities)}")
+        raise InputError(
+            f"encoder {encoder.name} does not encode {modality.name}, only {', '.join(encoder.modalities)}; "
+            f"`specdb ingest {modality.survey}` stores the spectra, embedding them needs another --encoder"
+        )
     trained = encoder.preparation[modality.name]
     actual = (modality.preparation.name, modality.preparation.version)
     if tuple(trained) != actual:

@@ -108,7 +108,7 @@ class _Window:
 def ingest(
     writer: Writer,
     modality: Modality,
-    inputs: Sequence[str | Path],
+    inputs: Sequence[str | Path] | str | Path,
     *,
     settings: IngestSettings | None = None,
     buffer: EmbeddingBuffer | None = None,

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
+from typing import Any
 
 import pyarrow as pa
 
@@ -183,20 +186,38 @@ def _in_processes(
     with ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         try:
             for task in islice(tasks, 2 * workers + 2):
-                pending.append(pool.submit(_read_packed, task, readers, file_format))
+                with _main_hidden():
+                    pending.append(pool.submit(_read_packed, task, readers, file_format))
             while pending:
                 result = _unpack(*pending.popleft().result())
                 for task in islice(tasks, 1):
-                    pending.append(pool.submit(_read_packed, task, readers, file_format))
+                    with _main_hidden():
+                        pending.append(pool.submit(_read_packed, task, readers, file_format))
                 yield result
         except BrokenProcessPool as error:
             raise InputError(
-                "a reader process died while starting or reading; in a script, put the call under "
-                "`if __name__ == '__main__':`, or pass workers=0 to read in the calling process"
+                "a reader process was killed, perhaps for want of memory; everything committed is safe: run the same again, "
+                "or read in the calling process with IngestSettings(workers=0), on the command line --workers 0"
             ) from error
         finally:
             for future in pending:
                 future.cancel()
+
+
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """Keep processes that start meanwhile from importing, that is running again, the user's script.
+
+    Readers need nothing of it, and a script without `if __name__ == "__main__":` would build the database in each of them.
+    """
+    main: dict[str, Any] = vars(sys.modules["__main__"])
+    kept: dict[str, Any] = {name: main[name] for name in ("__file__", "__spec__") if name in main}
+    main.pop("__file__", None)
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.update(kept)
 
 
 def _chunks(sources: Iterable[Source], size: int) -> Iterator[list[Source]]:

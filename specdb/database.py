@@ -168,6 +168,8 @@ class Database:
             raise QueryError(f"k is {k}; ask for at least one answer")
         if not self.modalities:
             raise DatabaseError(f"{self.store.root} holds no spectra yet; fill it with `specdb build-index`")
+        if modality is not None and modality not in self.modalities:
+            raise QueryError(f"the database has no modality {modality!r}; it has {', '.join(self.modalities)}")
         question = parse_question(query, [modality] if modality else self.modalities)
         own = question.spectrum_id
         if own is not None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Rows"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Rows:
     """An answer as an Arrow table, with conversions.
 
@@ -28,6 +28,10 @@ class Rows:
     """
 
     rows: pa.Table
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.rows.column_names[:6])
+        return f"<{type(self).__name__}: {len(self)} rows, columns {names}{', ...' if self.rows.num_columns > 6 else ''}>"
 
     def __len__(self) -> int:
         return self.rows.num_rows

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from specdb.errors import QueryError
-from specdb.store import REJECTED, Store
+from specdb.store import REJECTED, Store, open_parts, readable
 
 __all__ = ["run_sql", "views"]
 
@@ -34,11 +34,9 @@ def views(store: Store) -> dict[str, ds.Dataset | pa.Table]:
         rejected.append(table.append_column("modality", pa.array([modality] * table.num_rows, pa.string())))
         parts = store.spectra_parts(modality)
         if parts:
-            found[modality] = ds.dataset([str(store.root / part) for part in parts], format="parquet")
+            found[modality] = open_parts(store.root, parts)
             per_modality.append(found[modality])
-        for encoder in store.encoders(modality):
-            files = [str(store.root / part) for part in store.embedding_parts(encoder, modality)]
-            per_encoder.append(ds.dataset(files, format="parquet"))
+        per_encoder += [open_parts(store.root, store.embedding_parts(e, modality)) for e in store.encoders(modality)]
     found["rejected"] = pa.concat_tables(rejected)
     if per_modality:
         found["spectra"] = per_modality[0] if len(per_modality) == 1 else _common(per_modality)
@@ -69,8 +67,11 @@ def run_sql(store: Store, query: str) -> pa.Table:
         for name, table in tables.items():
             connection.register(name, table)
         try:
+            if (count := len(connection.extract_statements(query))) != 1:
+                raise QueryError(f"these are {count} SQL statements; give one")
             relation = connection.sql(query)
-            return pa.table({}) if relation is None else relation.to_arrow_table()
+            with readable(store.root):
+                return pa.table({}) if relation is None else relation.to_arrow_table()
         except duckdb.Error as error:
             first_line = str(error).strip().splitlines()[0]
             raise QueryError(f"{first_line}; tables: {', '.join(sorted(tables))}") from error

@@ -47,7 +47,7 @@ def demo(directory: Path, stars: int) -> None:
     star = _repeated_star(truth["star"].to_numpy(), truth["snr_g"].to_numpy())
     visits = truth["spectrum_id"].to_numpy()[truth["star"].to_numpy() == star].tolist()
     _run(
-        f"Search by id: star {star} was observed {len(visits)} times; its other visits should come first.",
+        f"Search by id: star {star} was observed {len(visits)} times; its other visits should be near the top.",
         "search",
         str(visits[0]),
         "-k",

@@ -33,6 +33,8 @@ def status(db: Path, as_json: bool) -> None:
             click.echo(f"  {count:7d}  {reason}")
         for name, state in facts["encoders"].items():
             click.echo(f"  encoder {name}: {state['embedded']} embedded, {state['indexed']} indexed")
+            if not facts["spectra"] == state["embedded"] == state["indexed"]:
+                click.echo("    not complete: run `specdb build-index` again, or `specdb embed` and `specdb index`")
             if state["index"]:
                 click.echo(f"    {state['index']['kind']}: {state['index']['recall']}")
 
@@ -54,9 +56,11 @@ def verify(db: Path, fast: bool, repair: bool) -> None:
         with database.store.writing() as writer:
             forgotten = [p.file for p in problems if can_be_made_again(p)]
             writer.forget(forgotten)
-        click.echo(
-            f"forgot {len(forgotten)} files; run `specdb embed` and `specdb index`, or build-index, to make them again"
-        )
+        left = len(problems) - len(forgotten)
+        if forgotten:
+            click.echo(f"forgotten: {', '.join(forgotten)}; `specdb build-index`, or embed and index, makes them again")
+        if left:
+            click.echo(f"{left} left that only a copy can mend")
     files = len(database.store.manifest().files)
     click.echo(f"{files} files checked: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
     sys.exit(1 if problems else 0)

@@ -13,7 +13,7 @@ from specdb.search.card import IndexCard
 __all__ = ["Hits"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Hits(Rows):
     """Nearest spectra of one query.
 

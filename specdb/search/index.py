@@ -283,7 +283,10 @@ class VectorIndex:
             built = replace(built, why=f"{built.why} (rebuilt: {stale})")
             why = f"rebuilt as {built.kind.name}: {stale}"
         else:
-            built = BuiltIndex(*extended, certificate.parameters, certificate, card.why)
+            kept = (
+                choose_kind(count, card.dimension, card.options.memory_bytes)[1] if card.options.kind == "auto" else card.why
+            )
+            built = BuiltIndex(*extended, certificate.parameters, certificate, kept)
             why = f"extended from {card.count} to {count} vectors; recall@10 {certificate.recall[10].value:.4f}"
         new = writer.commit(built, card.options, count, count if stale else card.built_count, provenance)
         self._snapshot = open_snapshot(self._directory, new, trusted=True)

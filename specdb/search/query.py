@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from specdb.encoders import Encoder
 from specdb.errors import InputError, QueryError, ReadError
 from specdb.spectra import Modality, Prepared, Source, Spectra, get_modality
 from specdb.spectra.readers import read_source
-from specdb.store import Store
+from specdb.store import Store, open_parts, readable
 
 __all__ = ["Question", "encode_spectra", "find_modality", "metadata_of", "parse_question", "read_question"]
 
@@ -57,11 +56,13 @@ def parse_question(query: Query, modalities: list[str]) -> Question:
         if len(query) != 1:
             raise QueryError(f"a query is one spectrum, these are {len(query)}; pass spectra.take([i])")
         return Question("spectrum from arrays", spectra=query, modality=modalities[0] if len(modalities) == 1 else None)
-    if isinstance(query, int | np.integer):
-        return Question(str(query), spectrum_id=int(query))
     text = str(query)
-    if text.lstrip("-").isdigit() and not Path(text).exists():
+    if isinstance(query, int | np.integer) or (text.lstrip("-").isdigit() and not Path(text).exists()):
+        if not -(2**63) <= int(text) < 2**63:
+            raise QueryError(f"no spectrum has the id {text}: ids have 64 bits")
         return Question(text, spectrum_id=int(text))
+    if Path(text).is_dir():
+        raise QueryError(f"{text} is a folder; a query is one spectrum file or a spectrum_id")
     if not Path(text).is_file():
         raise QueryError(f"{text!r} is neither a spectrum_id (a whole number) nor an existing file")
     return read_question(Path(text), modalities)
@@ -128,9 +129,9 @@ def encode_spectra(
 
 def metadata_of(store: Store, modality: str, ids: np.ndarray) -> pa.Table:
     """Return the metadata rows (everything but flux and ivar) of the given ids, in their order."""
-    parts = [str(store.root / part) for part in store.spectra_parts(modality)]
-    dataset = ds.dataset(parts, format="parquet")
+    dataset = open_parts(store.root, store.spectra_parts(modality))
     columns = [name for name in dataset.schema.names if name not in ("flux", "ivar")]
-    found = dataset.to_table(columns=columns, filter=pc.field("spectrum_id").isin(pa.array(ids, pa.int64())))
+    with readable(store.root):
+        found = dataset.to_table(columns=columns, filter=pc.field("spectrum_id").isin(pa.array(ids, pa.int64())))
     place = {spectrum_id: row for row, spectrum_id in enumerate(found["spectrum_id"].to_pylist())}
     return found.take(pa.array([place[i] for i in ids.tolist()], pa.int64()))

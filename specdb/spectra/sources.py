@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any, Self
 
 from specdb.errors import InputError, ReadError
 
@@ -90,7 +91,7 @@ class Source:
         return data
 
 
-def expand_sources(inputs: Iterable[str | Path], suffixes: Collection[str] = ()) -> Iterator[Source]:
+def expand_sources(inputs: Iterable[str | Path] | str | Path, suffixes: Collection[str] = ()) -> Iterator[Source]:
     """Turn what the user named into a stream of sources, in the order given.
 
     Folders are walked in sorted order, through symbolic links but not round in circles; hidden files are left out, archives
@@ -101,7 +102,7 @@ def expand_sources(inputs: Iterable[str | Path], suffixes: Collection[str] = ())
 
     Parameters
     ----------
-    inputs : iterable of str or Path
+    inputs : iterable of str or Path, or one of them
     suffixes : collection of str
         Endings of spectrum files, e.g. ``(".fits", ".fits.gz")``; a line in a ``.txt`` file that ends so looks like a path.
 
@@ -115,6 +116,8 @@ def expand_sources(inputs: Iterable[str | Path], suffixes: Collection[str] = ())
     InputError
         At the call, for an input that does not exist, a glob without a match, a folder, archive or list without any file.
     """
+    if isinstance(inputs, str | Path):
+        inputs = [inputs]
     streams = [_checked(os.fspath(item), suffixes) for item in inputs]
     if not streams:
         raise InputError("no input was named; name files, folders, globs, tar archives or @list.txt")
@@ -175,10 +178,26 @@ def _file_or_archive(path: Path, named: bool) -> Iterator[Source]:
         yield Source(path, named=named)
 
 
+_CUT_HEADERS = (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError)  # type: ignore[attr-defined]
+
+
+class _Member(tarfile.TarInfo):
+    """A header that is cut, or missing where the end mark should be, is an error; tarfile takes it for the end."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
+        """Read the next header."""
+        try:
+            return super().fromtarfile(tarfile)
+        except _CUT_HEADERS as error:
+            raise EOFError(f"it ends early, without an end mark ({error})") from error
+
+
 def _members(path: Path) -> Iterator[Source]:
     """Regular members of a tar archive, in the order of the archive, without unpacking it."""
     try:
-        with tarfile.open(path, "r|*" if not path.name.lower().endswith(".tar") else "r:*") as tar:
+        mode: Any = "r|*" if not path.name.lower().endswith(".tar") else "r:*"
+        with tarfile.open(path, mode, tarinfo=_Member) as tar:
             # tarfile gives "r:*" a plain file object only where nothing has to be decompressed.
             seekable = tar.mode == "r" and isinstance(tar.fileobj, io.BufferedReader)
             while (info := tar.next()) is not None:

@@ -4,7 +4,16 @@ from specdb.store.files import atomic_path, canonical_json, digest, disk_errors,
 from specdb.store.lock import write_lock
 from specdb.store.manifest import Batch, Entry, Manifest
 from specdb.store.store import FORMAT_VERSION, Store, Writer
-from specdb.store.tables import REJECTED, embedding_table, matrix, read_table, spectra_schema, spectra_table
+from specdb.store.tables import (
+    REJECTED,
+    embedding_table,
+    matrix,
+    open_parts,
+    read_table,
+    readable,
+    spectra_schema,
+    spectra_table,
+)
 from specdb.store.verify import Problem, can_be_made_again, verify_store
 
 __all__ = [
@@ -23,7 +32,9 @@ __all__ = [
     "disk_errors",
     "embedding_table",
     "matrix",
+    "open_parts",
     "read_table",
+    "readable",
     "sha256_file",
     "spectra_schema",
     "spectra_table",

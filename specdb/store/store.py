@@ -74,7 +74,8 @@ class Store:
             return cls.open(root)
         try:
             root.mkdir(parents=True, exist_ok=True)
-            foreign = [path.name for path in root.iterdir() if path.name not in ("lock", "lock.json")]
+            ours = ("lock", "lock.json", "manifest.json")
+            foreign = [path.name for path in root.iterdir() if path.name not in ours]
         except OSError as error:
             raise DatabaseError(f"cannot create a database at {root}: {error.strerror or error}") from error
         if foreign:
@@ -88,6 +89,7 @@ class Store:
             "default_encoder": default_encoder,
             "encoder_location": encoder_location or default_encoder,
         }
+        Manifest().save(root / "manifest.json")
         # A JSON string or integer is a TOML value, too.
         lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in settings.items()]
         write_text(root / "specdb.toml", f"# made by specdb {__version__}\n" + "\n".join(lines) + "\n")
@@ -130,7 +132,10 @@ class Store:
         try:
             stamp = path.stat()
         except FileNotFoundError:
-            return Manifest()
+            raise DatabaseError(
+                f"{path} is missing, so nobody knows which files belong to the database; restore it from a copy, "
+                "or build a new database"
+            ) from None
         return _load_manifest(path, (stamp.st_mtime_ns, stamp.st_ino, stamp.st_size))
 
     def modalities(self) -> list[str]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from specdb.errors import DatabaseError
@@ -19,7 +22,9 @@ __all__ = [
     "embedding_table",
     "fixed_size_lists",
     "matrix",
+    "open_parts",
     "read_table",
+    "readable",
     "spectra_schema",
     "spectra_table",
     "write_table",
@@ -128,9 +133,22 @@ def write_table(table: pa.Table, path: Path) -> None:
         pq.write_table(table, temporary, compression="zstd", row_group_size=1024 if vectors else None, **options)
 
 
+@contextmanager
+def readable(what: Path) -> Iterator[None]:
+    """Map a missing or damaged Parquet file to `DatabaseError`."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise DatabaseError(f"{what} cannot be read ({error}); `specdb verify` says what else is damaged") from error
+
+
+def open_parts(root: Path, parts: Sequence[str]) -> ds.Dataset:
+    """Open Parquet files of the database as one dataset."""
+    with readable(root):
+        return ds.dataset([str(root / part) for part in parts], format="parquet")
+
+
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read a Parquet file of the database, mapping damage to `DatabaseError`."""
-    try:
+    with readable(path):
         return pq.ParquetFile(path).read(columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        raise DatabaseError(f"{path} cannot be read ({error}); `specdb verify` says what else is damaged") from error

@@ -136,6 +136,9 @@ def test_errors_of_search(db: Path, tmp_path: Path) -> None:
     assert "no spectrum has the id 1" in error_of(run("search", 1, "--db", db))
     assert "neither a spectrum_id (a whole number) nor an existing file" in error_of(run("search", "no.fits", "--db", db))
     assert "has no modality 'gaia_xp'" in error_of(run("search", 9000000000000, "--to", "gaia_xp", "--db", db))
+    assert "ids have 64 bits" in error_of(run("search", 2**70, "--db", db))
+    assert "is a folder" in error_of(run("search", tmp_path, "--db", db))
+    assert "has no modality 'desi'" in error_of(run("search", 9000000000000, "--modality", "desi", "--db", db))
     (tmp_path / "text.fits").write_text("nothing")
     assert "is not a spectrum of this database's modalities (lamost_lrs: " in error_of(
         run("search", tmp_path / "text.fits", "--db", db)
@@ -143,8 +146,19 @@ def test_errors_of_search(db: Path, tmp_path: Path) -> None:
     assert "no specdb database" in error_of(run("search", 1, "--db", tmp_path))
 
 
+def test_a_missing_part_is_said(db: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "db"
+    shutil.copytree(db, copy)
+    spectrum_id = int(Store.open(db).ids("lamost_lrs")[0])
+    next((copy / "spectra").rglob("part-*.parquet")).unlink()
+    assert "`specdb verify` says what else is damaged" in error_of(run("search", spectrum_id, "--db", copy))
+    assert "`specdb verify` says what else is damaged" in error_of(run("sql", "SELECT * FROM spectra", "--db", copy))
+
+
 def test_errors_of_sql(db: Path, tmp_path: Path) -> None:
     assert "tables: embeddings, lamost_lrs, rejected, spectra" in error_of(run("sql", "SELECT * FROM stars", "--db", db))
+    assert "these are 2 SQL statements; give one" in error_of(run("sql", "SELECT 1; SELECT 2", "--db", db))
+    assert "these are 0 SQL statements; give one" in error_of(run("sql", "", "--db", db))
     target = tmp_path / "out.csv"
     assert "file system operations are disabled" in run("sql", f"COPY spectra TO '{target}'", "--db", db).stderr
     assert not target.exists()
@@ -154,6 +168,7 @@ def test_errors_of_building(db: Path, survey: LamostSurvey, tmp_path: Path) -> N
     new = tmp_path / "new"
     assert "no survey is called 'lamots'; known surveys: gaia-xp, lamost" in error_of(run("build-index", "lamots", tmp_path))
     assert str(tmp_path / "nowhere") in error_of(run("build-index", "lamost", tmp_path / "nowhere", "--db", new))
+    assert not new.exists()
     (tmp_path / "hollow").mkdir()
     assert "hollow" in error_of(run("build-index", "lamost", tmp_path / "hollow", "--db", new))
     assert "no encoder is called 'gpt'" in error_of(

@@ -112,12 +112,16 @@ def _start(db: Path, files: Path) -> subprocess.Popen:
     return subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE)
 
 
-def _kill_at_random(db: Path, files: Path, seconds: float) -> int:
-    """Run the command and kill it and its readers after some seconds of work; return its exit status."""
+def _kill_at_random(db: Path, files: Path, parts: int, seconds: float) -> int:
+    """Run the command, wait until so many more parts lie there, and a little; kill it and its readers; return the status."""
+
+    def count() -> int:
+        return len(list(db.glob("spectra/*/part-*.parquet")))
+
+    enough = count() + parts
     process = _start(db, files)
-    waiting = time.monotonic() + 120
-    while not (db / "lock.json").exists() and process.poll() is None and time.monotonic() < waiting:
-        time.sleep(0.01)  # imports are not what we want to interrupt
+    while (count() < enough or not (db / "lock.json").exists()) and process.poll() is None:
+        time.sleep(0.002)  # imports are not what we want to interrupt
     time.sleep(seconds)
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
@@ -128,7 +132,7 @@ def _killed_often(db: Path, files: Path, kills: int, seed: int) -> None:
     rng = random.Random(seed)
     killed = 0
     for _ in range(kills):
-        killed += _kill_at_random(db, files, rng.uniform(0, 4)) == KILLED
+        killed += _kill_at_random(db, files, rng.randint(0, 2), rng.uniform(0, 0.05)) == KILLED
     assert killed, "every run ended before it was killed; the test shows nothing"
     assert _start(db, files).wait() == 0
 
@@ -151,6 +155,22 @@ def test_killed_very_often_it_goes_on_to_the_same_rows(survey: LamostSurvey, tmp
     _killed_often(tmp_path / "db", survey.spectra, kills=6, seed=seed)
     assert rows(tmp_path / "db") == rows(_window_of_the_command(tmp_path, survey.spectra))
     assert specdb.open(tmp_path / "db").verify() == []
+
+
+def test_a_script_without_a_guard_works(survey: LamostSurvey, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    many = [str(survey.spectra)] * 10  # enough sources for reader processes, though most are known when they come again
+    script.write_text(
+        "import indexer\n"
+        "import indexer.reading\n"
+        "indexer.reading._FEW = 1\n"
+        "print('once')\n"
+        f"report = indexer.build_index({str(tmp_path / 'db')!r}, 'lamost', {many!r})\n"
+        "print(report.ingest.accepted)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[0] == "once"
+    assert done.stdout.count("once") == 1
 
 
 def test_two_writers_at_once(survey: LamostSurvey, undisturbed: Path) -> None:

@@ -297,3 +297,19 @@ def test_a_database_among_the_files_is_passed_by(tmp_path: Path) -> None:
     (tmp_path / "mydb" / "specdb.toml").touch()
     (tmp_path / "mydb" / "spectra" / "part-00000.parquet").touch()
     assert [source.path.name for source in expand_sources([tmp_path])] == ["spec.fits"]
+
+
+@pytest.mark.parametrize("cut", [0, 300])
+def test_an_archive_cut_at_a_header_is_truncated(tmp_path: Path, cut: int) -> None:
+    whole = tmp_path / "whole.tar"
+    with tarfile.open(whole, "w") as tar:
+        for name in ("a.fits", "b.fits"):
+            info = tarfile.TarInfo(name)
+            info.size = 512
+            tar.addfile(info, io.BytesIO(b"x" * 512))
+    (tmp_path / "cut.tar").write_bytes(whole.read_bytes()[: 1024 + cut])
+    found = list(expand_sources([tmp_path / "cut.tar"]))
+    assert [source.member for source in found] == ["a.fits", ""]
+    with pytest.raises(ReadError, match="ends early"):
+        found[1].read_bytes()
+    assert len(list(expand_sources(str(whole)))) == 2

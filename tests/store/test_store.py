@@ -239,6 +239,12 @@ def test_a_damaged_manifest_is_refused(store: Store, content: str) -> None:
         store.ids("toy")
 
 
+def test_a_lost_manifest_is_no_empty_database(store: Store) -> None:
+    (store.root / "manifest.json").unlink()
+    with pytest.raises(DatabaseError, match=r"manifest.json is missing.*restore it from a copy"):
+        store.ids("toy")
+
+
 def test_encoder_names_must_be_folder_names(store: Store) -> None:
     with store.writing() as writer, pytest.raises(InputError, match="cannot be a folder name"):
         writer.commit_embeddings("../escape", "toy", "part-00000.parquet", vectors(0, 4)[1], {})
