@@ -31,7 +31,7 @@ __all__ = ["Record", "read_records"]
 _TASK = 32
 
 #: Fewer sources than this are read by the calling process before others would have started.
-_FEW = 512
+_FEW = 256
 
 #: A source whose first batch is larger than this is streamed by the caller.
 _SMALL = 64
