@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from indexer.simulate.emulator import DLOG10, Emulator
-from specdb.errors import InputError
-from specdb.shipped import shipped_file
+from indexer.simulate.statistics import read_statistics
 
 __all__ = [
     "BANDS",
@@ -103,15 +102,7 @@ class LrsStatistics:
         InputError
             When the file is not one that `indexer.derive.lrs_instrument` wrote.
         """
-        path = path or shipped_file("lrs_instrument.npz")
-        try:
-            with np.load(path, allow_pickle=False) as z:
-                arrays = {f.name: z[f.name].astype(float) for f in fields(cls) if f.name != "card"}
-                return cls(**arrays, card=json.loads(str(z["card"])))
-        except (KeyError, OSError, ValueError) as error:
-            raise InputError(
-                f"{path} holds no LRS statistics ({error}); make them with `python -m indexer.derive.lrs_instrument`"
-            ) from error
+        return cls(**read_statistics(cls, path, "lrs_instrument.npz", "LRS", "indexer.derive.lrs_instrument"))
 
     def save(self, path: Path) -> None:
         """Write the statistics; what has one value per pixel as float16."""

@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from indexer.simulate.emulator import Emulator
-from specdb.errors import InputError
-from specdb.shipped import shipped_file
+from indexer.simulate.statistics import read_statistics
 from specdb.spectra.xp_sampling import N_BASES, XpArm, load_xp_sampling
 
 __all__ = [
@@ -134,15 +133,7 @@ class XpStatistics:
         InputError
             When the file is not one that `indexer.derive.xp_instrument` wrote.
         """
-        path = path or shipped_file("xp_instrument.npz")
-        try:
-            with np.load(path, allow_pickle=False) as z:
-                arrays = {f.name: z[f.name].astype(float) for f in fields(cls) if f.name != "card"}
-                return cls(**arrays, card=json.loads(str(z["card"])))
-        except (KeyError, OSError, ValueError) as error:
-            raise InputError(
-                f"{path} holds no XP statistics ({error}); make them with `python -m indexer.derive.xp_instrument`"
-            ) from error
+        return cls(**read_statistics(cls, path, "xp_instrument.npz", "XP", "indexer.derive.xp_instrument"))
 
     def save(self, path: Path) -> None:
         """Write the statistics in float32."""
