@@ -19,15 +19,18 @@ import pyarrow.compute as pc
 from specdb._version import __version__
 from specdb.errors import DatabaseError, InputError, ProvenanceError, VersionError
 from specdb.spectra import Modality
-from specdb.store.files import sha256_file, sweep, write_text
+from specdb.store.files import atomic_path, sha256_file, sweep, write_text
 from specdb.store.lock import write_lock
 from specdb.store.manifest import Batch, Entry, Manifest
-from specdb.store.tables import REJECTED, matrix, read_table, write_table
+from specdb.store.tables import REJECTED, matrix, read_table, write_rows, write_table
 
 __all__ = ["FORMAT_VERSION", "Store", "Writer"]
 
 #: Raised when an older specdb could not read what a newer one writes.
 FORMAT_VERSION = 1
+
+#: Folders whose files have their own ways in.
+_OWNED = ("spectra", "embeddings", "index")
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -184,6 +187,10 @@ class Store:
             table = read_table(self.root / part, ["spectrum_id", output])
             yield table["spectrum_id"].to_numpy(), matrix(table[output])
 
+    def tables(self, folder: str) -> list[str]:
+        """Return the relative paths of the committed Parquet files below a folder (``labels``), sorted."""
+        return [name for name, _ in self.manifest().under(folder) if name.endswith(".parquet")]
+
     def provenance(self, name: str) -> dict[str, Any]:
         """Return the provenance record of one file."""
         manifest = self.manifest()
@@ -285,6 +292,52 @@ class Writer:
             entry, manifest = self._write(name, kept, {"specdb_version": __version__}, self.store.manifest())
             self._save(manifest.with_files({name: entry}))
         return count
+
+    def put(self, name: str, rows: pa.Table | pa.RecordBatchReader, provenance: dict[str, Any]) -> int:
+        """Commit a table that stands on its own (labels, pairs, predictions, anomalies), replacing the one of that name.
+
+        A table that is replaced leaves the manifest before the new one takes its place: whoever dies in between leaves a
+        database without the table, never one whose manifest describes another table. What cannot be made again
+        belongs into parts that are never replaced.
+
+        Parameters
+        ----------
+        name : str
+            Path relative to the database, with forward slashes: ``labels/lasp.parquet``.
+        rows : pyarrow.Table or RecordBatchReader
+            A reader is streamed: it may be larger than memory.
+        provenance : dict
+            What made it.
+
+        Returns
+        -------
+        int
+            Number of rows.
+
+        Raises
+        ------
+        InputError
+            For a name that could leave the database's folders.
+        DatabaseError
+            Where it cannot be written; the table that was there before is untouched when the disk is full.
+        """
+        folder, *rest = name.split("/")
+        if not rest or folder in _OWNED or not all(_SAFE_NAME.fullmatch(part) for part in (folder, *rest)):
+            raise InputError(f"{name!r} cannot be the name of a table; use letters, digits, '.', '_' and '-' in its parts")
+        path = self.store.root / name
+        with atomic_path(path) as temporary:
+            count = write_rows(rows, temporary)
+            if name in self.store.manifest().files:
+                self.forget([name])
+        key, manifest = self.store.manifest().record({"specdb_version": __version__} | provenance)
+        self._save(manifest.with_files({name: Entry.of(path, count, key)}))
+        return count
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Take files out of the database, then from the disk."""
+        self.forget(names)
+        for name in names:
+            (self.store.root / name).unlink(missing_ok=True)
 
     def forget(self, names: Sequence[str]) -> None:
         """Take files that can be made again (embeddings, indices) out of the manifest; the next run makes them."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from specdb.errors import DatabaseError, InputError, LockError, ProvenanceError, VersionError
@@ -152,13 +153,11 @@ def test_dying_between_any_two_renames_loses_nothing(store: Store, step: int, mo
 
 
 def test_a_full_disk_is_said_and_loses_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pyarrow.parquet as pq
-
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(pq, "write_table", full)
+        patch.setattr(pq.ParquetWriter, "write_table", full)
         with (
             pytest.raises(DatabaseError, match=r"no space left.*everything committed before is safe"),
             store.writing() as writer,
@@ -262,3 +261,54 @@ def test_manifest_round_trip(tmp_path: Path) -> None:
     manifest.save(tmp_path / "manifest.json")
     assert Manifest.load(tmp_path / "manifest.json") == manifest
     assert manifest.provenance[key] == {"kind": "x"}
+
+
+def test_tables_of_their_own_are_put_replaced_streamed_and_removed(store: Store) -> None:
+    batches = [pa.record_batch({"spectrum_id": [i], "teff": [5000.0 + i]}) for i in range(5)]
+    with store.writing() as writer:
+        assert writer.put("labels/lasp.parquet", pa.Table.from_batches(batches[:2]), {"from": "a.csv"}) == 2
+        assert (
+            writer.put("labels/lasp.parquet", pa.RecordBatchReader.from_batches(batches[0].schema, batches), {"v": 2}) == 5
+        )
+    assert store.tables("labels") == ["labels/lasp.parquet"]
+    assert store.provenance("labels/lasp.parquet")["v"] == 2
+    assert pq.read_table(store.root / "labels/lasp.parquet")["teff"].to_pylist() == [5000.0 + i for i in range(5)]
+    assert verify_store(store) == []
+    with store.writing() as writer:
+        writer.remove(["labels/lasp.parquet"])
+    assert store.tables("labels") == [] and not (store.root / "labels/lasp.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["lasp.parquet", "../lasp.parquet", "labels/../../x.parquet", "spectra/x/part-00001.parquet", "labels/"]
+)
+def test_names_of_tables_stay_in_their_folders(store: Store, name: str) -> None:
+    with store.writing() as writer, pytest.raises(InputError, match="cannot be the name of a table"):
+        writer.put(name, pa.table({"a": [1]}), {})
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_dying_while_a_table_is_replaced_leaves_old_none_or_new(
+    store: Store, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with store.writing() as writer:
+        writer.put("labels/lasp.parquet", pa.table({"a": [1]}), {})
+    renames = 0
+    replace = Path.replace
+
+    def dying(self: Path, target: Path) -> Path:
+        nonlocal renames
+        renames += 1
+        if renames == step:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", dying)
+    with pytest.raises(KeyboardInterrupt), store.writing() as writer:
+        writer.put("labels/lasp.parquet", pa.table({"a": [1, 2]}), {})
+    monkeypatch.undo()
+    listed = store.tables("labels")
+    assert [p for p in verify_store(store) if p.file in listed] == []
+    with store.writing() as writer:
+        writer.put("labels/lasp.parquet", pa.table({"a": [1, 2]}), {})
+    assert verify_store(store) == []

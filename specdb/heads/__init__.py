@@ -1,0 +1,1 @@
+"""Small models from stored embeddings to labels, with uncertainties."""
