@@ -27,7 +27,9 @@ def test_astropy_table_keeps_units_ids_and_nulls(answer: Rows) -> None:
     assert table["ra"].mask.tolist() == [False, True]
     assert table["gaia_source_id"].mask.tolist() == [True, False]
     assert table["object_name"].mask.tolist() == [False, True]
-    assert table["flux"][0] == [1.0, 2.0]
+    assert table["flux"].shape == (2, 2)
+    assert table["flux"][0].tolist() == [1.0, 2.0]
+    assert table["flux"].mask.tolist() == [[False, False], [True, True]]
 
 
 def test_rows_can_be_counted_and_walked_through(answer: Rows) -> None:

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from specdb.errors import DatabaseError
@@ -39,7 +39,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
             temporary.replace(target)
             _fsync_folder(target.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 @contextmanager
