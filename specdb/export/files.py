@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
+from pyarrow import RecordBatchReader as Reader
 
 from specdb._version import __version__
 from specdb.errors import InputError
@@ -26,7 +27,6 @@ __all__ = ["HELD_LIMIT", "save_rows", "suffixes"]
 #: Rows that astropy's writers are trusted with.
 HELD_LIMIT = 5_000_000
 
-Reader = pa.RecordBatchReader
 Meta = dict[str, Any]
 
 
