@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from specdb.errors import DatabaseError, ProvenanceError, QueryError
 from specdb.rows import Rows
 from specdb.search import Hits, IndexCard, VectorIndex
 from specdb.search.query import Query, encode_spectra, find_modality, metadata_of, parse_question
+from specdb.search.translation import Translation, translate
 from specdb.spectra import Spectra, get_modality
 from specdb.store import Problem, Store, matrix, read_table, verify_store
 
@@ -190,6 +192,48 @@ class Database:
         ranked = rows.add_column(0, "score", pa.array(cosines, pa.float32()))
         ranked = ranked.add_column(0, "rank", pa.array(np.arange(1, len(ids[0]) + 1), pa.int32()))
         return Hits(ranked, question.name, target, self.store.default_encoder, index.card)
+
+    def translate(
+        self,
+        query: Query | Sequence[Query],
+        to: str,
+        *,
+        modality: str | None = None,
+        method: Literal["decoder", "neighbours"] = "decoder",
+        k: int = 10,
+        g_mag: float | Sequence[float] | None = None,
+        flux_550: float | Sequence[float] | None = None,
+    ) -> Translation:
+        """Predict what another modality would show of the stars of some spectra, with errors.
+
+        Parameters
+        ----------
+        query : int, str, Path, Spectra, or a sequence of them
+            Ids of the database, spectrum files, or arrays (any number of rows).
+        to : str
+            Modality to predict; not the query's own, which would be reconstruction.
+        modality : str, optional
+            Modality of the query where it is not clear.
+        method : {"decoder", "neighbours"}
+            The encoder's cross-modal decoder, or the weighted mean of the `k` nearest spectra in the database.
+        k : int
+            Neighbours.
+        g_mag, flux_550 : float or sequence of float, optional
+            Gaia G, or flux at 550 nm in W m-2 nm-1, to put a predicted XP spectrum on an absolute scale. By default the
+            magnitudes that the survey lists do, where there are any; else the flux is relative to that at 550 nm.
+
+        Returns
+        -------
+        Translation
+
+        Raises
+        ------
+        QueryError
+            For a query that cannot be translated: unknown, declined by the preparation, or of the modality `to`.
+        InputError
+            For an unknown modality, or an encoder without decoders.
+        """
+        return translate(self, query, to, modality=modality, method=method, k=k, g_mag=g_mag, flux_550=flux_550)
 
     def sql(self, query: str) -> Rows:
         """Run one SQL statement over `spectra`, `embeddings`, `rejected`; it can read these tables and nothing else."""

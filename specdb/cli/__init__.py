@@ -26,6 +26,7 @@ _COMMANDS = {
     "simulate": ("specdb.cli.simulate", "simulate", "Write a simulated survey in the survey's own format."),
     "sql": ("specdb.cli.search", "sql", "Run SQL over spectra, embeddings and rejected files."),
     "status": ("specdb.cli.health", "status", "Say what a database holds."),
+    "translate": ("specdb.cli.translate", "translate", "Predict what another instrument would show of a star."),
     "verify": ("specdb.cli.health", "verify", "Check files, checksums, counts and provenance."),
 }
 
