@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from common import machine, write_results
 
+from indexer.evaluate.measures import evaluate, principal_components
 from indexer.train.data import LABELS, TrainingSet, load_lamost, split_stars
-from indexer.train.evaluate import evaluate, principal_components, wilson
 from indexer.train.mini import MiniConfig, embed, train_encoder
+from specdb.statistics import wilson
 
 VARIANTS = {"labels": "specclip-mini", "no-labels": "specclip-mini, self-supervised"}
 
@@ -45,7 +46,7 @@ def row(name: str, figures: list[dict]) -> dict[str, object]:
         of_folds = [f["recall"][i] for f in figures]
         n = sum(r["n_queries"] for r in of_folds)
         hits = round(sum(r["n_queries"] * r["value"] for r in of_folds))
-        low, high = wilson(hits, n)
+        low, high = wilson(hits / n, n)
         result[f"recall@{k}"] = f"{hits / n:.2f} ({low:.2f} to {high:.2f})"
     for label, digits in zip(LABELS, (0, 3, 3), strict=True):
         sigma, r2 = (np.mean([f["knn"][label][what] for f in figures]) for what in ("sigma", "r2"))

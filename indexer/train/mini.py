@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from indexer.train.data import TrainingSet, load_lamost, split_stars
-from indexer.train.evaluate import evaluate, principal_components
+from indexer.evaluate.measures import evaluate, principal_components
 from indexer.train.loop import LoopSettings, fit
 from indexer.train.objective import MODALITY, Objective, ObjectiveSettings
 from indexer.train.optimiser import initialise

@@ -8,7 +8,6 @@ k-th true neighbour is a hit even if it is another row: duplicates must not coun
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ import numpy as np
 
 from specdb.search.exact import drop, exact_search, inner_products
 from specdb.search.kinds import SearchParameters
+from specdb.statistics import wilson
 
 __all__ = [
     "DEPTHS",
@@ -36,8 +36,6 @@ DEPTHS = (1, 10, 100)
 
 #: Differences of float32 inner products of unit vectors below this are rounding (a few units in the last place of 1).
 SCORE_TOLERANCE = 1e-6
-
-_Z95 = 1.959963984540054  # standard normal quantile at 0.975
 
 #: A search as the certificate sees it: (queries (m, d), k) -> rows (m, <= k), int64, best first, -1 for none.
 Search = Callable[[np.ndarray, int], np.ndarray]
@@ -163,9 +161,7 @@ def wilson_recall(shares: np.ndarray, k: int) -> Recall:
     p = float(shares.mean())
     spread = float(shares.var(ddof=1)) if m > 1 else 0.0
     trials = m * min(max(p * (1 - p) / spread, 1.0), float(k)) if spread > 0 else float(m)
-    centre = (p + _Z95**2 / (2 * trials)) / (1 + _Z95**2 / trials)
-    half = _Z95 * math.sqrt(p * (1 - p) / trials + (_Z95 / (2 * trials)) ** 2) / (1 + _Z95**2 / trials)
-    return Recall(p, max(0.0, centre - half), min(1.0, centre + half))
+    return Recall(p, *wilson(p, trials))
 
 
 def _hits(vectors: np.ndarray, truth: Truth, found: np.ndarray, k: int) -> np.ndarray:

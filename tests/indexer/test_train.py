@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from indexer.evaluate.measures import evaluate, neighbour_labels, repeat_visits
 from indexer.train import data as training_data
 from indexer.train.data import TrainingSet, load_lamost, read_labels, read_packed, split_stars, star_groups
-from indexer.train.evaluate import biweight_sigma, evaluate, neighbour_labels, r_squared, repeat_visits, wilson
 from indexer.train.loop import FAILED_BATCH, LoopSettings, fit
 from indexer.train.mini import MINI, MiniConfig, embed, main, train_encoder
 from indexer.train.objective import Objective, ObjectiveSettings, same_star_loss
@@ -155,12 +155,6 @@ class TestTargets:
 
 
 class TestFigures:
-    def test_biweight_of_normal_deviates_with_outliers(self):
-        rng = np.random.default_rng(0)
-        residual = np.concatenate([rng.normal(3, 2, 20_000), np.full(400, 1e4)])
-        assert biweight_sigma(residual) == pytest.approx(2, rel=0.05)
-        assert biweight_sigma(np.zeros(5)) == 0
-
     def test_recall_counts_any_other_visit(self):
         star = np.array([0, 0, 0, 1, 1, 2])
         angle = np.radians([0, 1, 50, 49, 90, 91])
@@ -168,15 +162,9 @@ class TestFigures:
         assert (first.n_queries, first.value) == (5, 2 / 5)
         assert second.value == 3 / 5
 
-    def test_wilson_interval(self):
-        low, high = wilson(33, 70)
-        assert (low, high) == (pytest.approx(0.3588, abs=1e-3), pytest.approx(0.5870, abs=1e-3))
-        assert wilson(0, 0) == (0.0, 1.0)
-
-    def test_neighbour_labels_and_r_squared(self):
+    def test_neighbour_labels(self):
         bank = np.eye(3)
         np.testing.assert_array_equal(neighbour_labels(bank, np.array([[1.0], [2], [3]]), bank[:2] * 5, k=1), [[1], [2]])
-        assert r_squared(np.array([1.0, 2, 3]), np.array([2.0, 2, 2])) == 0
 
     def test_evaluate_uses_only_labelled_spectra(self, stars):
         figures = evaluate(stars.flux, stars.star, stars.labels, split_stars(stars.star) == 0)
