@@ -8,7 +8,7 @@ import numpy as np
 
 from specdb.errors import InputError, QueryError
 
-__all__ = ["as_ids", "as_queries", "as_vectors", "blocks"]
+__all__ = ["as_ids", "as_queries", "as_rows", "as_vectors", "blocks"]
 
 #: Unit vectors that went through float16 are off by up to 5e-4; anything further away was never normalised.
 UNIT_TOLERANCE = 1e-3
@@ -99,3 +99,27 @@ def as_queries(queries: np.ndarray, dim: int, k: int) -> np.ndarray:
     if off := _off_unit(queries):
         raise QueryError(f"{off} of {len(queries)} queries are not finite unit vectors; divide each by its length")
     return queries
+
+
+def as_rows(keep: np.ndarray, count: int) -> np.ndarray:
+    """Return the rows that a filter keeps, int64 (r,), increasing.
+
+    Parameters
+    ----------
+    keep : ndarray
+        (count,) bool, or (r,) integers: increasing rows below `count`.
+
+    Raises
+    ------
+    QueryError
+        For anything else.
+    """
+    keep = np.asarray(keep)
+    if keep.dtype == bool and keep.shape == (count,):
+        return np.flatnonzero(keep)
+    rows = keep.astype(np.int64) if keep.dtype.kind in "iu" or keep.size == 0 else None
+    if rows is None or rows.ndim != 1 or (rows.size and (rows[0] < 0 or rows[-1] >= count or (np.diff(rows) <= 0).any())):
+        raise QueryError(
+            f"keep is {keep.dtype} of shape {keep.shape}; give ({count},) booleans, or increasing row numbers below {count}"
+        )
+    return rows

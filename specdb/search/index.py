@@ -20,7 +20,7 @@ from specdb.errors import DatabaseError, InputError, QueryError
 from specdb.search.build import BuildOptions, BuiltIndex, build_index, certify_index
 from specdb.search.card import CARD_NAME, REBUILD, IndexCard
 from specdb.search.certificate import RecallCertificate
-from specdb.search.checks import as_ids, as_queries, as_vectors
+from specdb.search.checks import as_ids, as_queries, as_rows, as_vectors
 from specdb.search.exact import drop
 from specdb.search.generation import GenerationWriter, Snapshot, open_snapshot
 from specdb.search.kinds import add, choose_kind, get_kind
@@ -167,7 +167,9 @@ class VectorIndex:
         """All ids, memory-mapped (n,), int64, in the order they were added."""
         return self._snapshot.ids
 
-    def search(self, queries: np.ndarray, k: int, *, exclude_ids: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, queries: np.ndarray, k: int, *, exclude_ids: np.ndarray | None = None, keep: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Find the k nearest vectors of each query.
 
         Parameters
@@ -178,6 +180,8 @@ class VectorIndex:
         exclude_ids : ndarray, int64, optional
             Ids that must not be found: (e,) for all queries, or (m, e) for each query its own (repeat one to fill up).
             Ids that are not in the index do no harm.
+        keep : ndarray, optional
+            The only rows that may be found, for all queries: (n,) bool, or (r,) int64, increasing (see `rows_of`).
 
         Returns
         -------
@@ -196,13 +200,22 @@ class VectorIndex:
         queries = as_queries(np.asarray(queries), card.dimension, k)
         common, own = self._excluded(snapshot, exclude_ids, len(queries))
         parts = (get_kind(card.kind), snapshot.index, snapshot.vectors, queries)
+        kept = None if keep is None else as_rows(keep, card.count)
+        if kept is not None and common is not None:
+            kept = np.setdiff1d(kept, common, assume_unique=True)
         if own is None:
-            scores, rows = retrieve(*parts, k, card.certificate.parameters, excluded=common)
+            scores, rows = retrieve(*parts, k, card.certificate.parameters, excluded=common, kept=kept)
         else:
-            scores, rows = retrieve(*parts, k + own.shape[1], card.certificate.parameters)
+            if kept is not None:
+                own = np.where(np.isin(own, kept), own, -2)  # what cannot be found need not be dropped
+            scores, rows = retrieve(*parts, k + own.shape[1], card.certificate.parameters, kept=kept)
             most = int((np.diff(np.sort(own, axis=1), prepend=-2) > 0).sum(axis=1).max(initial=0))
-            scores, rows = drop(scores, rows, own, min(k, card.count - most))
+            scores, rows = drop(scores, rows, own, min(k, (card.count if kept is None else len(kept)) - most))
         return scores, snapshot.ids[rows]
+
+    def rows_of(self, ids: np.ndarray) -> np.ndarray:
+        """Return the row (m,) of each id, int64; -2 for ids that are not in the index."""
+        return self._snapshot.rows_of(np.asarray(ids, np.int64))
 
     @staticmethod
     def _excluded(snapshot: Snapshot, ids: np.ndarray | None, m: int) -> tuple[np.ndarray | None, np.ndarray | None]:
