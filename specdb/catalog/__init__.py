@@ -1,5 +1,5 @@
-"""Tables beside the vectors: SQL over everything that a database holds."""
+"""Tables beside the vectors: labels, crossmatches, and SQL over everything that a database holds."""
 
-from specdb.catalog.session import run_sql, views
+from specdb.catalog.session import UNTRUSTED, Limits, Session, connect, run_sql
 
-__all__ = ["run_sql", "views"]
+__all__ = ["UNTRUSTED", "Limits", "Session", "connect", "run_sql"]

@@ -1,21 +1,37 @@
 """A DuckDB session that sees the database's tables and nothing else.
 
-Parquet files are handed to DuckDB as Arrow datasets, with projections and filters pushed down into them. DuckDB itself
-therefore needs no access to files at all, and has none: no reading, no writing, no extensions, and locked settings.
+Parquet files are handed to DuckDB as Arrow datasets. DuckDB itself therefore needs no access to files at all, and has none:
+no reading, no writing, no extensions, no variables of the calling program, and locked settings. On top of that, only
+questions are let through (`specdb.catalog.statements`), and strangers get limits.
 """
 
 from __future__ import annotations
 
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
 import duckdb
 import pyarrow as pa
-import pyarrow.dataset as ds
 
+from specdb.catalog.functions import Neighbours, define_functions
+from specdb.catalog.statements import Statement, first_line, parse_statement
+from specdb.catalog.views import View, all_views, quoted
 from specdb.errors import QueryError
-from specdb.store import REJECTED, Store, open_parts, readable
+from specdb.store import Store, readable
 
-__all__ = ["run_sql", "views"]
+if TYPE_CHECKING:
+    from specdb.search import VectorIndex
+
+__all__ = ["UNTRUSTED", "Limits", "Session", "connect", "run_sql"]
 
 _LOCKED = """
+SET python_enable_replacements = false;
 SET enable_external_access = false;
 SET autoinstall_known_extensions = false;
 SET autoload_known_extensions = false;
@@ -23,55 +39,209 @@ SET allow_community_extensions = false;
 SET lock_configuration = true;
 """
 
-
-def views(store: Store) -> dict[str, ds.Dataset | pa.Table]:
-    """Return what a query can name: `spectra`, `rejected`, `embeddings`, and each modality under its own name."""
-    found: dict[str, ds.Dataset | pa.Table] = {}
-    rejected = [REJECTED.empty_table().append_column("modality", pa.array([], pa.string()))]
-    per_modality, per_encoder = [], []
-    for modality in store.modalities():
-        table = store.rejected(modality)
-        rejected.append(table.append_column("modality", pa.array([modality] * table.num_rows, pa.string())))
-        parts = store.spectra_parts(modality)
-        if parts:
-            found[modality] = open_parts(store.root, parts)
-            per_modality.append(found[modality])
-        per_encoder += [open_parts(store.root, store.embedding_parts(e, modality)) for e in store.encoders(modality)]
-    found["rejected"] = pa.concat_tables(rejected)
-    if per_modality:
-        found["spectra"] = per_modality[0] if len(per_modality) == 1 else _common(per_modality)
-    if per_encoder:
-        found["embeddings"] = per_encoder[0] if len(per_encoder) == 1 else _common(per_encoder)
-    return found
+_BATCH_ROWS = 1 << 16
 
 
-def _common(datasets: list[ds.Dataset]) -> ds.Dataset:
-    """Unite datasets of different schemas on the columns that all of them have with one type."""
-    first, *others = [dataset.schema for dataset in datasets]
-    shared = [f for f in first if all(f.name in s.names and s.field(f.name).type == f.type for s in others)]
-    schema = pa.schema(shared)
-    return ds.dataset([dataset.replace_schema(schema) for dataset in datasets])
+@dataclass(frozen=True)
+class Limits:
+    """What a session may use; None: no limit of ours.
+
+    Attributes
+    ----------
+    seconds : float
+        Per statement, from its start to its last row.
+    memory_bytes : int
+        DuckDB's memory. A limited session may not spill to the disk either.
+    rows : int
+        Rows of a result; more are cut off, and the result says so.
+    listed_functions : bool
+        Allow only the scalar functions in `specdb.catalog.harmless`.
+    """
+
+    seconds: float | None = None
+    memory_bytes: int | None = None
+    rows: int | None = None
+    listed_functions: bool = False
 
 
-def run_sql(store: Store, query: str) -> pa.Table:
+#: For SQL of strangers, as on the web page.
+UNTRUSTED = Limits(seconds=10, memory_bytes=1 << 30, rows=100_000, listed_functions=True)
+
+
+class Session:
+    """Runs SQL; made by `connect`."""
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        views: dict[str, View],
+        neighbours: Neighbours,
+        limits: Limits,
+        root: Path,
+    ) -> None:
+        self._connection = connection
+        self._views = {name.lower(): view for name, view in views.items()}
+        self._registered: set[str] = set()
+        self._neighbours = neighbours
+        self._limits = limits
+        self._root = root
+
+    @property
+    def tables(self) -> list[str]:
+        """Names that a query can use, sorted."""
+        return sorted(view.name for view in self._views.values())
+
+    def query(self, sql: str) -> pa.Table:
+        """Run one statement and return its result.
+
+        Raises
+        ------
+        QueryError
+            For anything but one question over the tables, an error in it, or a limit that it hits.
+        """
+        reader = self.reader(sql)
+        return pa.Table.from_batches(reader, reader.schema)
+
+    def reader(self, sql: str) -> pa.RecordBatchReader:
+        """Run one statement and return its result as a stream, which may be larger than memory; read it within the session.
+
+        Raises
+        ------
+        QueryError
+            See `query`; also while reading.
+        """
+        statement = parse_statement(self._connection, sql, set(self._views), untrusted=self._limits.listed_functions)
+        if statement.lists_tables:
+            rows = [{"name": name, "comment": self._views[name.lower()].comment} for name in self.tables]
+            return pa.Table.from_pylist(rows).to_reader()
+        for name in sorted(statement.tables):
+            self.register(name)
+        batches = self._run(statement)
+        schema = next(batches)
+        assert isinstance(schema, pa.Schema)
+        return pa.RecordBatchReader.from_batches(schema, batches)
+
+    def register(self, name: str) -> None:
+        """Make one of the tables known to DuckDB; `query` does it for the tables that a statement names."""
+        view = self._views[name]
+        if name in self._registered:
+            return
+        for hidden, opener in view.sources.items():
+            if hidden not in self._registered:
+                self._connection.register(hidden, opener())
+                self._registered.add(hidden)
+        self._connection.execute(f"CREATE TEMP VIEW {quoted(view.name)} AS {view.sql}")
+        self._registered.add(name)
+
+    def _run(self, statement: Statement) -> Iterator:
+        """Yield the schema, then the batches of the result, under the limits."""
+        left = self._limits.rows
+        with self._guarded():
+            relation = self._connection.sql(statement.text)
+            reader = relation.to_arrow_reader(_BATCH_ROWS)
+            schema = self._with_units(reader.schema, statement)
+            yield schema
+            for batch in reader:
+                if left is not None and batch.num_rows > left:
+                    yield _like(batch.slice(0, left), schema)
+                    return
+                left = None if left is None else left - batch.num_rows
+                yield _like(batch, schema)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Stop what runs too long, and say in our words what went wrong."""
+        seconds = self._limits.seconds
+        timer = threading.Timer(seconds, self._connection.interrupt) if seconds else None
+        self._neighbours.error = None
+        if timer:
+            timer.daemon = True
+            timer.start()
+        try:
+            with readable(self._root):
+                yield
+        except duckdb.InterruptException as error:
+            raise QueryError(f"stopped after {seconds:g} s, the limit here; narrow it with WHERE or LIMIT") from error
+        except duckdb.OutOfMemoryException as error:
+            raise QueryError(
+                "it needs more memory than the limit here; narrow it with WHERE, or group less finely"
+            ) from error
+        except duckdb.Error as error:
+            if self._neighbours.error is not None:
+                raise self._neighbours.error from error
+            raise QueryError(f"{first_line(error)}; tables: {', '.join(self.tables)}") from error
+        finally:
+            if timer:
+                timer.cancel()
+                timer.join()
+
+    def _with_units(self, schema: pa.Schema, statement: Statement) -> pa.Schema:
+        """Give columns that are nothing but a column of one table their unit and description back."""
+        known: dict[str, set[tuple]] = {}
+        for table in statement.tables:
+            for name, metadata in self._views[table].metadata().items():
+                known.setdefault(name.lower(), set()).add(tuple(sorted(metadata.items())))
+        fields = []
+        for column in schema:
+            source = statement.plain.get(column.name, column.name if statement.keeps_names else "")
+            found = known.get(source.lower(), set())
+            fields.append(column.with_metadata(dict(next(iter(found)))) if len(found) == 1 else column)
+        return pa.schema(fields)
+
+
+def _like(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays(batch.columns, schema=schema)
+
+
+@contextmanager
+def connect(
+    store: Store, *, index: Callable[[str], VectorIndex] | None = None, limits: Limits | None = None
+) -> Iterator[Session]:
+    """Open an SQL session over a database.
+
+    Parameters
+    ----------
+    store : Store
+    index : callable, optional
+        Modality -> `VectorIndex`, for ``knn`` and ``similarity``; `Database.index` is one.
+    limits : Limits, optional
+        `UNTRUSTED` for SQL of strangers; none by default.
+    """
+    limits = limits or Limits()
+    neighbours = Neighbours(store.modalities(), index or _without_indices)
+    with duckdb.connect(":memory:") as connection:
+        # Spilled rows go to a folder of this session alone, which DuckDB makes when needed and removes.
+        spill = "" if limits.memory_bytes else str(Path(tempfile.gettempdir()) / f"specdb-sql-{uuid4().hex}")
+        connection.execute("SET temp_directory = $1", [spill])
+        if limits.memory_bytes:
+            connection.execute("SET memory_limit = $1", [f"{limits.memory_bytes}B"])
+        define_functions(connection, neighbours)
+        connection.execute(_LOCKED)
+        yield Session(connection, all_views(store), neighbours, limits, store.root)
+
+
+def _without_indices(modality: str) -> VectorIndex:
+    raise QueryError("knn and similarity need the indices: use db.sql(...), or connect(store, index=db.index)")
+
+
+def run_sql(
+    store: Store, query: str, *, index: Callable[[str], VectorIndex] | None = None, untrusted: bool = False
+) -> pa.Table:
     """Run one SQL statement over the database's tables and return its result.
+
+    Parameters
+    ----------
+    store : Store
+    query : str
+    index : callable, optional
+        See `connect`.
+    untrusted : bool
+        For SQL of strangers: limits of time, memory and rows, and a list of harmless functions (`UNTRUSTED`).
 
     Raises
     ------
     QueryError
-        For SQL that DuckDB refuses, with DuckDB's explanation and the tables there are; and for any attempt to reach a file.
+        For anything but one question over the tables, an error in it, or a limit that it hits.
     """
-    tables = views(store)
-    with duckdb.connect(":memory:") as connection:
-        connection.execute(_LOCKED)
-        for name, table in tables.items():
-            connection.register(name, table)
-        try:
-            if (count := len(connection.extract_statements(query))) != 1:
-                raise QueryError(f"these are {count} SQL statements; give one")
-            relation = connection.sql(query)
-            with readable(store.root):
-                return pa.table({}) if relation is None else relation.to_arrow_table()
-        except duckdb.Error as error:
-            first_line = str(error).strip().splitlines()[0]
-            raise QueryError(f"{first_line}; tables: {', '.join(sorted(tables))}") from error
+    with connect(store, index=index, limits=UNTRUSTED if untrusted else None) as session:
+        return session.query(query)

@@ -1,0 +1,154 @@
+"""What a query can name: views over the database's Parquet files, with a comment each and units per column.
+
+Files are handed to DuckDB as Arrow datasets, with projections and filters pushed down into them, and only those that a
+statement names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from specdb.store import REJECTED, Store, open_parts
+
+__all__ = ["Opened", "View", "all_views", "opened_parts", "quoted"]
+
+Opened: TypeAlias = Any  # pyarrow.dataset.Dataset or pyarrow.Table, which have no type stubs
+Opener = Callable[[], Opened]
+
+
+@dataclass(frozen=True)
+class View:
+    """One name of the session.
+
+    Attributes
+    ----------
+    name, comment : str
+    sources : dict
+        Hidden name -> how to open what is registered under it. Their fields' metadata gives units and descriptions.
+    sql : str
+        The view's definition over the hidden names.
+    notes : dict
+        Column -> field metadata of columns that no source has.
+    """
+
+    name: str
+    comment: str
+    sources: dict[str, Opener]
+    sql: str
+    notes: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def metadata(self) -> dict[str, dict[bytes, bytes]]:
+        """Return the field metadata of its columns by name."""
+        found: dict[str, dict[bytes, bytes]] = {}
+        for opener in self.sources.values():
+            found |= {f.name: f.metadata for f in opener().schema if f.metadata}
+        return found | {name: {k.encode(): v.encode() for k, v in note.items()} for name, note in self.notes.items()}
+
+
+def quoted(name: str) -> str:
+    """Return an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def opened_parts(store: Store, parts: list[str]) -> ds.Dataset:
+    """Open committed files as one dataset; the next session finds it open, with the footers that were read."""
+    files = store.manifest().files
+    return _open(store.root, tuple((part, files[part].sha256) for part in parts))
+
+
+@lru_cache(maxsize=256)
+def _open(root: Path, parts: tuple[tuple[str, str], ...]) -> ds.Dataset:
+    return open_parts(root, [name for name, _ in parts])
+
+
+def all_views(store: Store) -> dict[str, View]:
+    """Return the views of a database by name."""
+    views = [*_modalities(store), _rejected(store), *_derived(store)]
+    return {view.name: view for view in views}
+
+
+def _modalities(store: Store) -> list[View]:
+    views, spectra, vectors = [], [], []
+    for modality in store.modalities():
+        if parts := store.spectra_parts(modality):
+            source: dict[str, Opener] = {f"spectra/{modality}": partial(opened_parts, store, parts)}
+            views.append(View(modality, f"spectra of {modality}", source, f"FROM {quoted(f'spectra/{modality}')}"))
+            spectra.append(views[-1])
+        for encoder in store.encoders(modality):
+            name = f"embeddings/{encoder}/{modality}"
+            opener = partial(opened_parts, store, store.embedding_parts(encoder, modality))
+            vectors.append(
+                (encoder, View(name, "", {name: opener}, f"SELECT *, '{modality}' AS modality FROM {quoted(name)}"))
+            )
+    if spectra:
+        views.append(_union("spectra", "prepared spectra of all modalities", spectra))
+    for encoder in dict.fromkeys(encoder for encoder, _ in vectors):
+        default = encoder == store.default_encoder
+        name = "embeddings" if default else f"embeddings_{''.join(c if c.isalnum() else '_' for c in encoder)}"
+        comment = f"embeddings by {encoder}{', the default encoder' if default else ''}"
+        notes = {"modality": {"description": "modality of the spectrum"}}
+        views.append(_union(name, comment, [view for e, view in vectors if e == encoder], notes))
+    return views
+
+
+def _union(name: str, comment: str, views: list[View], notes: dict[str, dict[str, str]] | None = None) -> View:
+    """Unite views on all of their columns; vectors of different lengths meet as lists."""
+    if len(views) == 1:
+        sql = views[0].sql
+    else:
+        loose = _loose([view.sources for view in views])
+        replaced = f" REPLACE ({', '.join(f'CAST({quoted(c)} AS FLOAT[]) AS {quoted(c)}' for c in loose)})" if loose else ""
+        sql = " UNION ALL BY NAME ".join(f"(SELECT *{replaced} FROM ({view.sql}))" for view in views)
+    sources = {key: opener for view in views for key, opener in view.sources.items()}
+    return View(name, comment, sources, sql, notes or {})
+
+
+def _loose(sources: list[dict[str, Opener]]) -> list[str]:
+    schemas = [opener().schema for source in sources for opener in source.values()]
+    types: dict[str, set[pa.DataType]] = {}
+    for schema in schemas:
+        for one in schema:
+            types.setdefault(one.name, set()).add(one.type)
+    differing = [name for name, kinds in types.items() if len(kinds) > 1 and all(map(pa.types.is_fixed_size_list, kinds))]
+    return [name for name in differing if all(name in schema.names for schema in schemas)]
+
+
+def _rejected(store: Store) -> View:
+    def read() -> pa.Table:
+        tables = [REJECTED.empty_table().append_column("modality", pa.array([], pa.string()))]
+        for modality in store.modalities():
+            table = store.rejected(modality)
+            tables.append(table.append_column("modality", pa.array([modality] * table.num_rows, pa.string())))
+        return pa.concat_tables(tables)
+
+    return View("rejected", "what did not get in, and why", {"rejected/all": read}, 'FROM "rejected/all"')
+
+
+def _derived(store: Store) -> list[View]:
+    """Views over what heads, scores and crossmatches have left."""
+    found = []
+    for folder, column, comment in (
+        ("predictions", "head", "labels that heads predicted, with their uncertainties"),
+        ("anomalies", "modality", "anomaly scores"),
+        ("pairs", None, "the same star in two modalities: one column of spectrum_ids per modality"),
+    ):
+        groups: dict[str, list[str]] = {}
+        for name in store.tables(folder):
+            groups.setdefault(name.removeprefix(f"{folder}/").split("/")[0].removesuffix(".parquet"), []).append(name)
+        views = []
+        for group, parts in groups.items():
+            hidden = f"{folder}/{group}"
+            opener = partial(opened_parts, store, parts)
+            has = column is None or column in opener().schema.names
+            constant = "" if has else f", '{group}' AS {column}"
+            views.append(View(hidden, "", {hidden: opener}, f"SELECT *{constant} FROM {quoted(hidden)}"))
+        if views:
+            found.append(_union(folder, comment, views))
+    return found
