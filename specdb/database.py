@@ -235,9 +235,12 @@ class Database:
         """
         return translate(self, query, to, modality=modality, method=method, k=k, g_mag=g_mag, flux_550=flux_550)
 
-    def sql(self, query: str) -> Rows:
-        """Run one SQL statement over `spectra`, `embeddings`, `rejected`; it can read these tables and nothing else."""
-        return Rows(run_sql(self.store, query))
+    def sql(self, query: str, *, untrusted: bool = False) -> Rows:
+        """Ask one question in SQL over the database's tables; it can read these and nothing else.
+
+        `untrusted` is for questions of strangers: it limits time, memory, rows and functions. See `specdb.catalog.run_sql`.
+        """
+        return Rows(run_sql(self.store, query, index=self.index, untrusted=untrusted))
 
     def embed(self, spectra: Spectra, modality: str) -> np.ndarray:
         """Return the shared embeddings (n, d) of spectra that are not in the database, as unit vectors."""

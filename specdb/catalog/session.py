@@ -41,6 +41,8 @@ SET lock_configuration = true;
 
 _BATCH_ROWS = 1 << 16
 
+_SCHEMA = ("table", "column", "type", "unit", "ucd", "description")
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -120,6 +122,27 @@ class Session:
         schema = next(batches)
         assert isinstance(schema, pa.Schema)
         return pa.RecordBatchReader.from_batches(schema, batches)
+
+    def schema(self, table: str | None = None) -> pa.Table:
+        """Return the columns of one table or of all: ``table, column, type, unit, ucd, description``.
+
+        Raises
+        ------
+        QueryError
+            For a table that there is not.
+        """
+        if table is not None and table.lower() not in self._views:
+            raise QueryError(f"there is no table {table!r}; tables: {', '.join(self.tables)}")
+        rows = []
+        for name in sorted(self._views) if table is None else [table.lower()]:
+            self.register(name)
+            metadata = self._views[name].metadata()
+            described = self._connection.execute(f"DESCRIBE {quoted(self._views[name].name)}").fetchall()
+            for column, kind, *_ in described:
+                note = {k.decode(): v.decode() for k, v in metadata.get(column, {}).items()}
+                facts = {key: note.get(key) for key in ("unit", "ucd", "description")}
+                rows.append({"table": self._views[name].name, "column": column, "type": kind} | facts)
+        return pa.Table.from_pylist(rows, pa.schema([(key, pa.string()) for key in _SCHEMA]))
 
     def register(self, name: str) -> None:
         """Make one of the tables known to DuckDB; `query` does it for the tables that a statement names."""

@@ -1,4 +1,4 @@
-"""`search` and `sql`."""
+"""`search`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 from specdb.cli.common import db_option, device_option, output_options, print_table
 
-__all__ = ["search", "sql"]
+__all__ = ["search"]
 
 _SHOWN = ("rank", "score", "spectrum_id", "object_name", "ra", "dec", "snr_g", "subclass", "source_file")
 
@@ -51,15 +51,3 @@ def search(
     print_table(rows, fmt)
     if fmt == "table":
         click.echo(f"{len(hits)} of {hits.index.count} {hits.modality} spectra; {hits.index.certificate}", err=True)
-
-
-@click.command()
-@click.argument("query")
-@db_option
-@output_options
-def sql(query: str, db: Path, fmt: str) -> None:
-    """Run one SQL statement over `spectra`, `embeddings` and `rejected`."""
-    from specdb.catalog import run_sql
-    from specdb.store import Store
-
-    print_table(run_sql(Store.open(db), query), fmt)
