@@ -24,7 +24,7 @@ _COMMANDS = {
     "ingest": ("specdb.cli.build", "ingest", "Read and prepare a survey's files without embedding them."),
     "search": ("specdb.cli.search", "search", "Find the spectra most similar to one spectrum."),
     "simulate": ("specdb.cli.simulate", "simulate", "Write a simulated survey in the survey's own format."),
-    "sql": ("specdb.cli.search", "sql", "Run SQL over spectra, embeddings and rejected files."),
+    "sql": ("specdb.cli.sql", "sql", "Run SQL over spectra, embeddings, catalogues and pairs."),
     "status": ("specdb.cli.health", "status", "Say what a database holds."),
     "translate": ("specdb.cli.translate", "translate", "Predict what another instrument would show of a star."),
     "verify": ("specdb.cli.health", "verify", "Check files, checksums, counts and provenance."),
