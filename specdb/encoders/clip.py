@@ -54,9 +54,9 @@ class ClipModel(nn.Module):
 
     def _decoder(self, modality: str, cross: bool) -> nn.Module:
         c, n_pixels = self.config, self.n_pixels(modality)
-        if c.head.private and not cross:
-            return SplitDecoder(c.head.shared, c.head.private, n_pixels)
         assert c.decoder is not None
+        if c.head.private and not cross:
+            return SplitDecoder(c.head.shared, c.head.private, n_pixels, c.decoder.split_width)
         wide = c.decoder.expansion * c.head.shared
         hidden = (wide, wide, wide) if modality == "lamost_lrs" else (wide, wide // 2, wide // 4)
         return VectorDecoder(c.head.shared, hidden, n_pixels, c.decoder.dropout)

@@ -177,10 +177,20 @@ class HeadConfig:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """From an embedding back to spectra: hidden width relative to the shared dimension, and dropout."""
+    """From an embedding back to spectra.
+
+    Attributes
+    ----------
+    expansion : int
+        Hidden width of the cross-modal decoders (and of all decoders where nothing is split) relative to the shared dimension.
+    dropout : float
+    split_width : int or None
+        Length of the two vectors that a split model's own decoders start from; None takes the length of the spectrum, as published.
+    """
 
     expansion: int = 4
     dropout: float = 0.1
+    split_width: int | None = None
 
 
 @dataclass(frozen=True)

@@ -156,16 +156,16 @@ class VectorDecoder(nn.Module):
 
 
 class SplitDecoder(nn.Module):
-    """A shared and a private embedding to the spectrum they came from."""
+    """A shared and a private embedding to the spectrum they came from; `width` is the spectrum's length where not given."""
 
-    def __init__(self, shared: int, private: int, n_pixels: int) -> None:
+    def __init__(self, shared: int, private: int, n_pixels: int, width: int | None = None) -> None:
         super().__init__()
-        n = n_pixels
+        n = width or n_pixels
         self.shared_proj = nn.Linear(shared, n)
         self.private_proj = nn.Linear(private, n)
-        self.final_layer = nn.Sequential(nn.Linear(2 * n, 2 * n), nn.GELU(), nn.Linear(2 * n, n))
+        self.final_layer = nn.Sequential(nn.Linear(2 * n, 2 * n), nn.GELU(), nn.Linear(2 * n, n_pixels))
 
     def forward(self, shared: Tensor, private: Tensor) -> Tensor:
         """Decode shared (B, d) and private (B, d') embeddings."""
-        both = torch.cat([self.shared_proj(shared), self.private_proj(private)], dim=1)  # (B, 2 n_pixels)
+        both = torch.cat([self.shared_proj(shared), self.private_proj(private)], dim=1)  # (B, 2 width)
         return self.final_layer(both)  # (B, n_pixels)
