@@ -20,6 +20,7 @@ _COMMANDS = {
     "doctor": ("specdb.cli.doctor", "doctor", "Check the installation with a real search on each device."),
     "embed": ("specdb.cli.build", "embed", "Embed ingested spectra that have no embeddings yet."),
     "encoders": ("specdb.cli.encoders", "encoders", "List, show, import and pull encoders."),
+    "evaluate": ("specdb.cli.evaluate", "evaluate", "Measure what an encoder is worth, beside pixels and PCA."),
     "index": ("specdb.cli.build", "index", "Build or extend the index over stored embeddings."),
     "ingest": ("specdb.cli.build", "ingest", "Read and prepare a survey's files without embedding them."),
     "search": ("specdb.cli.search", "search", "Find the spectra most similar to one spectrum."),

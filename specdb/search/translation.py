@@ -318,7 +318,7 @@ def _translation(
 ) -> Translation:
     wavelength = get_modality(to).wavelength
     unit = XP_RELATIVE if to == "gaia_xp" else LRS
-    arrays = (flux.astype(np.float64), sigma.astype(np.float64), half_95.astype(np.float64))
+    arrays = (flux.astype(np.float32), sigma.astype(np.float32), half_95.astype(np.float32))
     rows = _rows(wavelength, *arrays, unit, observed.names, observed.ids)
     return Translation(
         rows, to, observed.modality, wavelength, *arrays, unit, observed.names, observed.ids, method, encoder.name,

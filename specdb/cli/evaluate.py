@@ -1,0 +1,90 @@
+"""`evaluate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from specdb.cli.common import device_option
+
+if TYPE_CHECKING:
+    from indexer.evaluate.section import Section
+
+__all__ = ["evaluate"]
+
+
+@click.command()
+@click.option("--encoder", help="Encoder name or folder.  [default: that of the database, else the one that ships]")
+@click.option("--beside", multiple=True, help="Another encoder to show beside it, e.g. one not aligned; repeat for more.")
+@click.option(
+    "--data", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of real spectra and labels."
+)
+@click.option("--db", type=click.Path(file_okay=False, path_type=Path), help="Take the spectra of a database instead.")
+@click.option("--section", "sections", multiple=True, help="Only this section; repeat for more.  [default: all]")
+@click.option("--every-star", is_flag=True, help="Judge all stars, not only the fold that training left out.")
+@click.option("--pairs", type=click.IntRange(20), default=10_000, show_default=True, help="Simulated held-out pairs.")
+@click.option(
+    "--reference", type=click.IntRange(100), default=5_000, show_default=True, help="Simulated pairs for the baselines."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the simulated pairs.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for JSON, Markdown and figures.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@device_option
+def evaluate(
+    encoder: str | None,
+    beside: tuple[str, ...],
+    data: Path | None,
+    db: Path | None,
+    sections: tuple[str, ...],
+    every_star: bool,
+    pairs: int,
+    reference: int,
+    seed: int,
+    out: Path | None,
+    as_json: bool,
+    device: str,
+) -> None:
+    """Measure what an encoder is worth, beside pixels and principal components.
+
+    Repeat visits, labels of neighbours, partners in the other survey, and translated spectra with their error bars. Real
+    spectra come from --data or --db; without them only the sections on simulated pairs have something to say.
+    """
+    from indexer.evaluate.real import RealData, load_database, load_folder
+    from indexer.evaluate.report import evaluate_encoder, header, write_report
+    from indexer.evaluate.section import Context, EvaluationSettings
+    from specdb.encoders import default_encoder_name, encoder_folder, load_encoder
+    from specdb.search.error_model import load_error_models
+    from specdb.store import Store
+
+    if data and db:
+        raise click.UsageError("choose one of --data and --db")
+    name = encoder or (Store.open(db).encoder_location if db else default_encoder_name)
+    judged = load_encoder(name)
+    real = RealData()
+    if data:
+        real = load_folder(data, judged.card, every_star=every_star)
+    elif db:
+        real = load_database(db, judged.card, every_star=every_star)
+    context = Context(
+        judged,
+        {other: load_encoder(other) for other in beside},
+        real,
+        load_error_models(encoder_folder(name), judged.weight_hash),
+        EvaluationSettings(pairs, reference, seed=seed),
+        device,
+    )
+    if not as_json:
+        click.echo(f"# {judged.name} ({judged.weight_hash[:16]})\n")
+    done = evaluate_encoder(context, sections, None if as_json else _say)
+    if as_json:
+        click.echo(json.dumps(header(context) | {"sections": {s.name: s.metrics for s in done}}, indent=1))
+    if out:
+        for path in write_report(out, context, done):
+            click.echo(f"{path}", err=True)
+
+
+def _say(section: Section) -> None:
+    click.echo(section.to_markdown() + "\n")
