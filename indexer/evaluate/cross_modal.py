@@ -61,7 +61,7 @@ def cross_modal(context: Context) -> Section:
     figures = {
         "cross_modal_recall": recall_figure(curves, len(lrs), f"LAMOST to XP: {len(lrs)} simulated pairs"),
         "cross_modal_snr": binned_figure(
-            binned, _SNR_NAMES, "median S/N per pixel of the LAMOST spectrum", [f"recall@10, {way}" for way in _WAYS]
+            binned, _SNR_NAMES, "median S/N per pixel (LAMOST)", [f"recall@10, {way}" for way in _WAYS]
         ),
     }
     real = _real(context, spaces)

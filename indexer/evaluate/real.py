@@ -103,7 +103,7 @@ def load_folder(folder: Path, card: Card, *, every_star: bool = False) -> RealDa
 def load_database(root: Path, card: Card, *, every_star: bool = False) -> RealData:
     """Take the spectra of a database; labels are those of the first catalogue with the columns teff, logg and feh.
 
-    Pairs are LAMOST spectra whose ``gaia_source_id`` is in the database, too.
+    Pairs are those of its tables of pairs, and LAMOST spectra whose ``gaia_source_id`` is in the database, too.
     """
     store = Store.open(root)
     lrs, listed = None, np.empty((0, 2), np.int64)
@@ -123,7 +123,7 @@ def load_database(root: Path, card: Card, *, every_star: bool = False) -> RealDa
             spectrum_id=ids,
         )
         gaia = [(int(i), int(g)) for i, g in zip(ids, column["gaia_source_id"], strict=True) if g is not None and g == g]
-        listed = np.array(gaia, np.int64).reshape(-1, 2)
+        listed = np.concatenate([np.array(gaia, np.int64).reshape(-1, 2), _stored_pairs(store)])
     xp = None
     if "gaia_xp" in store.modalities():
         parts = [
@@ -203,8 +203,20 @@ def _rows_of(listed: np.ndarray, lrs: TrainingSet | None, xp: XpSet | None) -> n
     if lrs is None or xp is None or not len(listed):
         return np.empty((0, 2), np.int64)
     left, right = ({int(i): row for row, i in enumerate(s.spectrum_id)} for s in (lrs, xp))
-    rows = [(left[a], right[b]) for a, b in listed.tolist() if a in left and b in right]
+    known = dict.fromkeys((a, b) for a, b in listed.tolist() if a in left and b in right)
+    rows = [(left[a], right[b]) for a, b in known]
     return np.array(rows, np.int64).reshape(-1, 2)
+
+
+def _stored_pairs(store: Store) -> np.ndarray:
+    """Return the ids (m, 2) of the database's tables of pairs, which have one column of spectrum_ids per modality."""
+    found = [np.empty((0, 2), np.int64)]
+    for name in store.tables("pairs"):
+        table = read_table(store.root / name)
+        if {"lamost_lrs", "gaia_xp"} <= set(table.column_names):
+            both = table.select(["lamost_lrs", "gaia_xp"]).drop_null()
+            found.append(np.column_stack([both["lamost_lrs"].to_numpy(), both["gaia_xp"].to_numpy()]).astype(np.int64))
+    return np.concatenate(found)
 
 
 def _labels_of(store: Store) -> dict[int, tuple[float, ...]]:

@@ -90,7 +90,7 @@ def _repeated_star(star: np.ndarray, snr: np.ndarray) -> int:
 
 def _compare(db: Path, star_of: dict[int, int]) -> None:
     """Say how often the nearest neighbour is the same star, beside pixels and principal components."""
-    from indexer.train.evaluate import principal_components, repeat_visits
+    from indexer.evaluate.measures import principal_components, repeat_visits
     from specdb.database import open_database
     from specdb.store import matrix, read_table
 
