@@ -11,7 +11,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Muon", "initialise", "make_optimisers", "orthogonalise"]
+from specdb.encoders.xp import XpAutoencoder
+
+__all__ = ["Muon", "initialise", "initialise_input", "make_adamw", "make_optimisers", "orthogonalise"]
 
 #: Coefficients of the quintic iteration x -> a x + b x^3 + c x^5 of the singular values (same source).
 _QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -61,8 +63,15 @@ def make_optimisers(model: nn.Module, lr: float, matrix_lr: float) -> tuple[torc
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, p in model.named_parameters():
-        (matrices if p.ndim == 2 and "position_embed" not in name else others).append(p)
+        if p.requires_grad:
+            (matrices if p.ndim == 2 and "position_embed" not in name else others).append(p)
     return torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0), Muon(matrices, lr=matrix_lr)
+
+
+def make_adamw(model: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float]) -> torch.optim.AdamW:
+    """Return AdamW for all parameters that are trained, with one weight decay for all, as the published models had it."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(trained, lr=lr, betas=betas, weight_decay=weight_decay)
 
 
 @torch.no_grad()
@@ -81,3 +90,21 @@ def initialise(model: nn.Module, generator: torch.Generator) -> None:
             p.normal_(std=(0.5 if residual else 1.0) * p.shape[1] ** -0.5, generator=generator)
         elif name.endswith("bias"):
             p.zero_()
+
+
+@torch.no_grad()
+def initialise_input(autoencoder: XpAutoencoder, flux: Tensor, generator: torch.Generator, n_components: int = 64) -> None:
+    """Start the first layer of an XP auto-encoder from the principal components of spectra (n, n_pixels).
+
+    Samples of XP are so strongly correlated that a layer which starts at random sees hardly more than the colour. Here it
+    sees components of equal variance, mixed at random; those of less than 0.02 (standardised flux) keep their size.
+    """
+    tokens = autoencoder.tokens(flux)
+    mean = tokens.mean(dim=0)
+    _, values, axes = torch.linalg.svd(tokens - mean, full_matrices=False)
+    n = min(n_components, len(values))
+    scaled = axes[:n] / (values[:n] / len(flux) ** 0.5).clamp_min(0.02)[:, None]  # (n, n_pixels + 2)
+    layer = autoencoder.input_proj
+    mixed = torch.randn(layer.out_features, n, generator=generator) / n**0.5 @ scaled
+    layer.weight.copy_(mixed)
+    layer.bias.copy_(-mixed @ mean)
