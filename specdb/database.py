@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from specdb.catalog import run_sql
+from specdb.catalog import LabelReport, MatchQuality, add_labels, crossmatch, run_sql
 from specdb.encoders import Encoder, load_encoder
 from specdb.errors import DatabaseError, ProvenanceError, QueryError
 from specdb.rows import Rows
@@ -241,6 +241,14 @@ class Database:
         `untrusted` is for questions of strangers: it limits time, memory, rows and functions. See `specdb.catalog.run_sql`.
         """
         return Rows(run_sql(self.store, query, index=self.index, untrusted=untrusted))
+
+    def add_labels(self, file: str | Path, name: str, **options: Any) -> LabelReport:
+        """Add a catalogue of labels, a view of its own in SQL; for the options see `specdb.catalog.add_labels`."""
+        return add_labels(self.store, file, name, **options)
+
+    def crossmatch(self, first: str, second: str, **options: Any) -> MatchQuality:
+        """Find the same stars in two modalities; for the options see `specdb.catalog.crossmatch`."""
+        return crossmatch(self.store, first, second, **options)
 
     def embed(self, spectra: Spectra, modality: str) -> np.ndarray:
         """Return the shared embeddings (n, d) of spectra that are not in the database, as unit vectors."""

@@ -21,7 +21,8 @@ import pyarrow as pa
 
 from specdb.catalog.functions import Neighbours, define_functions
 from specdb.catalog.statements import Statement, first_line, parse_statement
-from specdb.catalog.views import View, all_views, quoted
+from specdb.catalog.view import View, quoted
+from specdb.catalog.views import all_views
 from specdb.errors import QueryError
 from specdb.store import Store, readable
 

@@ -1,4 +1,4 @@
-"""What a query can name: views over the database's Parquet files, with a comment each and units per column.
+"""All that a query can name.
 
 Files are handed to DuckDB as Arrow datasets, with projections and filters pushed down into them, and only those that a
 statement names.
@@ -6,71 +6,20 @@ statement names.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import lru_cache, partial
-from pathlib import Path
-from typing import Any, TypeAlias
+from functools import partial
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 
-from specdb.store import REJECTED, Store, open_parts
+from specdb.catalog.cards import label_views
+from specdb.catalog.view import Opener, View, opened_parts, quoted
+from specdb.store import REJECTED, Store
 
-__all__ = ["Opened", "View", "all_views", "opened_parts", "quoted"]
-
-Opened: TypeAlias = Any  # pyarrow.dataset.Dataset or pyarrow.Table, which have no type stubs
-Opener = Callable[[], Opened]
-
-
-@dataclass(frozen=True)
-class View:
-    """One name of the session.
-
-    Attributes
-    ----------
-    name, comment : str
-    sources : dict
-        Hidden name -> how to open what is registered under it. Their fields' metadata gives units and descriptions.
-    sql : str
-        The view's definition over the hidden names.
-    notes : dict
-        Column -> field metadata of columns that no source has.
-    """
-
-    name: str
-    comment: str
-    sources: dict[str, Opener]
-    sql: str
-    notes: dict[str, dict[str, str]] = field(default_factory=dict)
-
-    def metadata(self) -> dict[str, dict[bytes, bytes]]:
-        """Return the field metadata of its columns by name."""
-        found: dict[str, dict[bytes, bytes]] = {}
-        for opener in self.sources.values():
-            found |= {f.name: f.metadata for f in opener().schema if f.metadata}
-        return found | {name: {k.encode(): v.encode() for k, v in note.items()} for name, note in self.notes.items()}
-
-
-def quoted(name: str) -> str:
-    """Return an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def opened_parts(store: Store, parts: list[str]) -> ds.Dataset:
-    """Open committed files as one dataset; the next session finds it open, with the footers that were read."""
-    files = store.manifest().files
-    return _open(store.root, tuple((part, files[part].sha256) for part in parts))
-
-
-@lru_cache(maxsize=256)
-def _open(root: Path, parts: tuple[tuple[str, str], ...]) -> ds.Dataset:
-    return open_parts(root, [name for name, _ in parts])
+__all__ = ["all_views"]
 
 
 def all_views(store: Store) -> dict[str, View]:
     """Return the views of a database by name."""
-    views = [*_modalities(store), _rejected(store), *_derived(store)]
+    views = [*_modalities(store), _rejected(store), *_derived(store), *label_views(store)]
     return {view.name: view for view in views}
 
 

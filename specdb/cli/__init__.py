@@ -16,6 +16,7 @@ __all__ = ["cli", "main"]
 #: Verb -> (module, function, one line of help). Modules are imported when their verb is used, so that `--help` is quick.
 _COMMANDS = {
     "build-index": ("specdb.cli.build", "build_index", "Read, prepare, embed and index a survey's files (resumable)."),
+    "crossmatch": ("specdb.cli.crossmatch", "crossmatch", "Find the same stars in two modalities."),
     "demo": ("specdb.cli.demo", "demo", "The whole tour on a small simulated survey."),
     "doctor": ("specdb.cli.doctor", "doctor", "Check the installation with a real search on each device."),
     "embed": ("specdb.cli.build", "embed", "Embed ingested spectra that have no embeddings yet."),
@@ -23,6 +24,7 @@ _COMMANDS = {
     "evaluate": ("specdb.cli.evaluate", "evaluate", "Measure what an encoder is worth, beside pixels and PCA."),
     "index": ("specdb.cli.build", "index", "Build or extend the index over stored embeddings."),
     "ingest": ("specdb.cli.build", "ingest", "Read and prepare a survey's files without embedding them."),
+    "labels": ("specdb.cli.labels", "labels", "Add, list, show, rematch and remove catalogues of labels."),
     "search": ("specdb.cli.search", "search", "Find the spectra most similar to one spectrum."),
     "simulate": ("specdb.cli.simulate", "simulate", "Write a simulated survey in the survey's own format."),
     "sql": ("specdb.cli.sql", "sql", "Run SQL over spectra, embeddings, catalogues and pairs."),

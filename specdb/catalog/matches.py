@@ -1,0 +1,170 @@
+"""Which spectrum is which row of a catalogue, by position."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from specdb.catalog.sphere import best, move, within
+from specdb.catalog.view import Opened, opened_parts
+from specdb.store import Store, digest, readable
+
+__all__ = ["PositionKey", "Positions", "current_matches", "fingerprint", "match_catalogue", "positions", "stored_matches"]
+
+#: Rows of a catalogue that are matched at a time.
+_CHUNK_ROWS = 1 << 22
+
+#: Above this many different epochs of spectra, they are rounded to half a year.
+_MANY_EPOCHS = 16
+
+
+@dataclass(frozen=True)
+class PositionKey:
+    """Rows belong to the spectra within a radius; each spectrum takes the nearest row.
+
+    Attributes
+    ----------
+    ra, dec : str
+        Columns in degrees, ICRS.
+    radius_arcsec : float
+    epoch : float or str or None
+        Of the catalogue's positions: a Julian year, or a column of them.
+    pm : tuple of str or None
+        Columns of proper motion in mas/yr, that in right ascension including cos(dec).
+    """
+
+    ra: str
+    dec: str
+    radius_arcsec: float
+    epoch: float | str | None = None
+    pm: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where spectra are: arrays (n,), NaN where unknown.
+
+    Attributes
+    ----------
+    ids : int64
+        spectrum_id.
+    ra, dec : float64
+        Degrees, ICRS.
+    epoch : float64
+        Julian year.
+    snr : float64
+    """
+
+    ids: np.ndarray
+    ra: np.ndarray
+    dec: np.ndarray
+    epoch: np.ndarray
+    snr: np.ndarray
+
+
+def positions(store: Store, modalities: list[str]) -> Positions:
+    """Read the positions of all spectra of some modalities."""
+    columns = ["spectrum_id", "ra", "dec", "epoch", "snr"]
+    datasets = [opened_parts(store, parts) for modality in modalities if (parts := store.spectra_parts(modality))]
+    if not datasets:
+        return Positions(np.empty(0, np.int64), *(np.empty(0) for _ in columns[1:]))
+    with readable(store.root):
+        table = pa.concat_tables([dataset.to_table(columns=columns) for dataset in datasets])
+    return Positions(table["spectrum_id"].to_numpy(), *(_floats(table[name]) for name in columns[1:]))
+
+
+def fingerprint(store: Store) -> str:
+    """Return what stands for the set of spectra: it changes when any are added."""
+    files = store.manifest().files
+    return digest([files[part].sha256 for modality in store.modalities() for part in store.spectra_parts(modality)])
+
+
+def stored_matches(name: str) -> str:
+    """Return the path of a catalogue's stored matches, relative to the database."""
+    return f"matches/{name}.parquet"
+
+
+def current_matches(store: Store, name: str, key: PositionKey, path: str) -> Opened:
+    """Return matches that are right for the spectra of now: the stored ones, or, where spectra have come since, new ones."""
+    stored, now = stored_matches(name), fingerprint(store)
+    manifest = store.manifest()
+    if stored in manifest.files and store.provenance(stored)["matched"] == [now, manifest.files[path].sha256]:
+        return opened_parts(store, [stored])
+    return _matched(store, key, path, now, manifest.files[path].sha256)
+
+
+@lru_cache(maxsize=8)
+def _matched(store: Store, key: PositionKey, path: str, spectra: str, catalogue: str) -> pa.Table:
+    return match_catalogue(store, key, path)[0]
+
+
+def match_catalogue(store: Store, key: PositionKey, path: str) -> tuple[pa.Table, dict[str, Any]]:
+    """Match all spectra with the rows of a stored catalogue.
+
+    Returns
+    -------
+    pyarrow.Table
+        ``spectrum_id, catalogue_row, separation_arcsec``, one row per matched spectrum.
+    dict
+        Facts: the key, spectra matched, and how many of them had several rows within the radius.
+    """
+    spectra = positions(store, store.modalities())
+    nearest = np.full(len(spectra.ids), np.inf)
+    partner, candidates = np.full(len(spectra.ids), -1, np.int64), np.zeros(len(spectra.ids), np.int64)
+    for chunk in _chunks(opened_parts(store, [path]), key):
+        for here, ra, dec in _at_epochs(spectra, chunk, key):
+            pairs = within(spectra.ra[here], spectra.dec[here], ra, dec, key.radius_arcsec)
+            candidates[here] += np.bincount(pairs.left, minlength=len(here))
+            pairs = best(pairs)
+            rows = here[pairs.left]
+            closer = pairs.separation_arcsec < nearest[rows]
+            nearest[rows[closer]] = pairs.separation_arcsec[closer]
+            partner[rows[closer]] = chunk["catalogue_row"].to_numpy()[pairs.right[closer]]
+    matched = np.flatnonzero(partner >= 0)
+    table = pa.table(
+        {
+            "spectrum_id": spectra.ids[matched],
+            "catalogue_row": partner[matched],
+            "separation_arcsec": nearest[matched],
+        }
+    )
+    return table, {"key": asdict(key), "spectra": len(matched), "ambiguous": int((candidates > 1).sum())}
+
+
+def _chunks(dataset: Any, key: PositionKey) -> Iterator[pa.Table]:
+    names = [key.ra, key.dec, *(key.pm or ()), *([key.epoch] if isinstance(key.epoch, str) else []), "catalogue_row"]
+    held: list[pa.RecordBatch] = []
+    for batch in dataset.to_batches(columns=list(dict.fromkeys(names))):
+        held.append(batch)
+        if sum(b.num_rows for b in held) >= _CHUNK_ROWS:
+            yield pa.Table.from_batches(held)
+            held = []
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def _at_epochs(spectra: Positions, chunk: pa.Table, key: PositionKey) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield rows of spectra of one epoch, and the catalogue's positions at that epoch."""
+    ra, dec = _floats(chunk[key.ra]), _floats(chunk[key.dec])
+    everything = np.arange(len(spectra.ids))
+    if key.pm is None or key.epoch is None:
+        yield everything, ra, dec
+        return
+    motion = [_floats(chunk[name]) for name in key.pm]
+    own = _floats(chunk[key.epoch]) if isinstance(key.epoch, str) else np.full(len(ra), key.epoch)
+    epochs = spectra.epoch
+    if len(np.unique(epochs[np.isfinite(epochs)])) > _MANY_EPOCHS:
+        epochs = np.round(epochs * 2) / 2
+    for epoch in np.unique(epochs[np.isfinite(epochs)]):
+        yield np.flatnonzero(epochs == epoch), *move(ra, dec, motion[0], motion[1], epoch - own)
+    if (unknown := everything[~np.isfinite(epochs)]).size:
+        yield unknown, ra, dec
+
+
+def _floats(column: pa.ChunkedArray) -> np.ndarray:
+    return column.cast(pa.float64()).fill_null(np.nan).to_numpy()
