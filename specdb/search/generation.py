@@ -15,6 +15,7 @@ from specdb.errors import DatabaseError
 from specdb.search.build import BuildOptions, BuiltIndex
 from specdb.search.card import REBUILD, FileEntry, IndexCard, file_name, remove_stale
 from specdb.search.checks import blocks
+from specdb.search.filters import Partition
 from specdb.store.files import atomic_path
 
 __all__ = ["GenerationWriter", "Snapshot", "open_snapshot"]
@@ -33,6 +34,11 @@ class Snapshot:
     def order(self) -> np.ndarray:
         """Rows in the order of their ids, int64 (n,)."""
         return np.argsort(self.ids)
+
+    @cached_property
+    def partition(self) -> Partition | None:
+        """Which inverted list holds which row; None for an index without lists."""
+        return Partition.of(self.index)
 
     def rows_of(self, ids: np.ndarray) -> np.ndarray:
         """Return the row of each id, -2 for ids that are not in the index."""

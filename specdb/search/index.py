@@ -21,10 +21,11 @@ from specdb.search.build import BuildOptions, BuiltIndex, build_index, certify_i
 from specdb.search.card import CARD_NAME, REBUILD, IndexCard
 from specdb.search.certificate import RecallCertificate
 from specdb.search.checks import as_ids, as_queries, as_rows, as_vectors
-from specdb.search.exact import drop
+from specdb.search.exact import drop, within
 from specdb.search.generation import GenerationWriter, Snapshot, open_snapshot
 from specdb.search.kinds import add, choose_kind, get_kind
-from specdb.search.retrieve import retrieve
+from specdb.search.planner import Path as SearchPath
+from specdb.search.retrieve import path_of, retrieve
 
 __all__ = ["Appended", "VectorIndex"]
 
@@ -203,15 +204,54 @@ class VectorIndex:
         kept = None if keep is None else as_rows(keep, card.count)
         if kept is not None and common is not None:
             kept = np.setdiff1d(kept, common, assume_unique=True)
+        partition = None if kept is None else snapshot.partition
         if own is None:
-            scores, rows = retrieve(*parts, k, card.certificate.parameters, excluded=common, kept=kept)
+            scores, rows = retrieve(*parts, k, card.certificate.parameters, excluded=common, kept=kept, partition=partition)
         else:
             if kept is not None:
                 own = np.where(np.isin(own, kept), own, -2)  # what cannot be found need not be dropped
-            scores, rows = retrieve(*parts, k + own.shape[1], card.certificate.parameters, kept=kept)
+            scores, rows = retrieve(*parts, k + own.shape[1], card.certificate.parameters, kept=kept, partition=partition)
             most = int((np.diff(np.sort(own, axis=1), prepend=-2) > 0).sum(axis=1).max(initial=0))
             scores, rows = drop(scores, rows, own, min(k, (card.count if kept is None else len(kept)) - most))
         return scores, snapshot.ids[rows]
+
+    def within(
+        self, queries: np.ndarray, least: float, *, keep: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Find every vector whose cosine with a query is at least `least`, by comparing all of them.
+
+        Parameters
+        ----------
+        queries : ndarray (m, d), float32
+        least : float
+        keep : ndarray, optional
+            See `search`.
+
+        Returns
+        -------
+        limits : ndarray (m + 1,), int64
+            The answers of query i are those from ``limits[i]`` to ``limits[i + 1]``.
+        scores : ndarray, float32
+            Descending within a query.
+        ids : ndarray, int64
+
+        Raises
+        ------
+        QueryError
+            As `search`.
+        """
+        snapshot = self._snapshot
+        queries = as_queries(np.asarray(queries), snapshot.card.dimension, 1)
+        kept = None if keep is None else as_rows(keep, snapshot.card.count)
+        limits, scores, rows = within(snapshot.vectors, queries, least, rows=kept)
+        return limits, scores, snapshot.ids[rows]
+
+    def path(self, matching: int, queries: int, k: int) -> SearchPath:
+        """Say how `search` goes about queries when a filter leaves `matching` rows."""
+        card = self._snapshot.card
+        return path_of(
+            get_kind(card.kind), self._snapshot.partition, card.count, matching, card.dimension, queries=queries, k=k
+        )
 
     def rows_of(self, ids: np.ndarray) -> np.ndarray:
         """Return the row (m,) of each id, int64; -2 for ids that are not in the index."""

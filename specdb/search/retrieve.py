@@ -7,13 +7,15 @@ from typing import Any
 import faiss
 import numpy as np
 
-from specdb.search.exact import exact_search, inner_products, rank
+from specdb.search.exact import best, exact_search, inner_products, rank
+from specdb.search.filters import Partition, search_lists
 from specdb.search.kinds import IndexKind, SearchParameters
+from specdb.search.planner import Path, choose_path
 
-__all__ = ["retrieve"]
+__all__ = ["path_of", "retrieve"]
 
-#: So few rows are compared one by one sooner than lists are searched for them.
-SCAN_LIMIT = 2048
+#: Neighbours fetched, in multiples of what a filter independent of the query would need.
+_OVER_FETCH = 1.5
 
 
 def retrieve(
@@ -26,6 +28,7 @@ def retrieve(
     *,
     excluded: np.ndarray | None = None,
     kept: np.ndarray | None = None,
+    partition: Partition | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the k nearest rows: candidates from the index, scores and order from the full-precision vectors.
 
@@ -42,6 +45,8 @@ def retrieve(
         Distinct rows that no query may find.
     kept : ndarray (r,), int64, increasing, optional
         The only rows that may be found; excludes `excluded`.
+    partition : Partition, optional
+        ``Partition.of(index)``, to save reading it again.
 
     Returns
     -------
@@ -54,20 +59,49 @@ def retrieve(
     k = min(k, n - len(excluded) if kept is None else len(kept))
     if k <= 0 or len(queries) == 0:
         return np.empty((len(queries), max(k, 0)), np.float32), np.empty((len(queries), max(k, 0)), np.int64)
-    if kept is not None and len(kept) <= max(SCAN_LIMIT, k):
-        return exact_search(vectors, queries, k, rows=kept)
-    selector: Any = None
     if kept is not None:
-        bits = np.zeros(n, bool)
-        bits[kept] = True
-        selector = faiss.IDSelectorBitmap(np.packbits(bits, bitorder="little"))
-    elif excluded.size:
-        selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(excluded))
+        partition = partition or Partition.of(index)
+        path = path_of(kind, partition, n, len(kept), vectors.shape[1], len(queries), k)
+        if path == "lists" and partition is not None:
+            return search_lists(partition.group(kept), vectors, queries, k)
+        if path == "over-fetch":
+            return _over_fetch(kind, index, vectors, queries, k, parameters, kept)
+        return exact_search(vectors, queries, k, rows=kept)
+    selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(excluded)) if excluded.size else None
     scores, rows = kind.search(index, queries, k, parameters, selector)
     if not kind.precise:
         scores = inner_products(vectors, queries, rows)
     scores, rows = rank(scores, rows, k)
     if (short := rows[:, -1] < 0).any():
-        rest = np.setdiff1d(np.arange(n), excluded) if kept is None and excluded.size else kept
+        rest = np.setdiff1d(np.arange(n), excluded) if excluded.size else None
         scores[short], rows[short] = exact_search(vectors, queries[short], k, rows=rest)
+    return scores, rows
+
+
+def path_of(kind: IndexKind, partition: Partition | None, n: int, matching: int, dim: int, queries: int, k: int) -> Path:
+    """Say how `retrieve` finds the k nearest of some of the rows; see `specdb.search.planner.choose_path`."""
+    n_lists = 0 if partition is None else len(partition.centres)
+    graph = partition is None and kind.step_up is not None
+    return choose_path(n, matching, dim, queries=queries, k=k, n_lists=n_lists, graph=graph)
+
+
+def _over_fetch(
+    kind: IndexKind,
+    index: Any,
+    vectors: np.ndarray,
+    queries: np.ndarray,
+    k: int,
+    parameters: SearchParameters,
+    kept: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fetch so many neighbours that k of them should match; where fewer do, compare all matching rows."""
+    n = len(vectors)
+    keep = np.zeros(n, bool)
+    keep[kept] = True
+    fetch = min(n, int(_OVER_FETCH * k * n / len(kept)) + 10)
+    _, rows = kind.search(index, queries, fetch, parameters)
+    rows = np.where((rows >= 0) & keep[rows], rows, -1)
+    scores, rows = best(inner_products(vectors, queries, rows), rows, k)
+    if (short := rows[:, -1] < 0).any():
+        scores[short], rows[short] = exact_search(vectors, queries[short], k, rows=kept)
     return scores, rows
