@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,9 @@ from specdb.search.query import Query, encode_spectra, find_modality, metadata_o
 from specdb.search.translation import Translation, translate
 from specdb.spectra import Spectra, get_modality
 from specdb.store import Problem, Store, matrix, read_table, verify_store
+
+if TYPE_CHECKING:
+    from specdb.heads import Head, HeadEvaluation
 
 __all__ = ["Database", "open_database"]
 
@@ -241,6 +244,56 @@ class Database:
         `untrusted` is for questions of strangers: it limits time, memory, rows and functions. See `specdb.catalog.run_sql`.
         """
         return Rows(run_sql(self.store, query, index=self.index, untrusted=untrusted))
+
+    # -- heads ---------------------------------------------------------------------------------------------------------
+
+    def head(self, name: str) -> Head:
+        """Return one of the database's heads; `specdb.heads.list_heads` names them."""
+        from specdb.heads import load_head
+
+        return load_head(self.store, name)
+
+    def train_head(
+        self,
+        name: str,
+        labels: str | pa.Table,
+        *,
+        inputs: str | None = None,
+        kind: str = "mlp",
+        settings: dict[str, Any] | None = None,
+        n_folds: int = 5,
+        seed: int = 0,
+        **options: Any,
+    ) -> Head:
+        """Train a head on labels and save it in the database.
+
+        Parameters
+        ----------
+        name : str
+        labels : str or pyarrow.Table
+            SQL or a table that gives ``spectrum_id``, one numeric column per label, and ``<label>_err`` where known.
+        inputs : {'shared', 'private', 'both', 'pixels'}, optional
+            By default ``both`` where the default encoder has a private embedding, else ``shared``.
+        kind, settings, n_folds, seed
+            See `specdb.heads.HeadConfig`.
+        **options
+            Of `specdb.heads.train_head`: ``modality``, ``test_fraction``, ``report``.
+        """
+        from specdb.heads import HeadConfig, train_head
+        from specdb.heads.inputs import default_inputs
+
+        table = run_sql(self.store, labels) if isinstance(labels, str) else labels
+        chosen = inputs or default_inputs(self.store, options.get("modality"))
+        config = HeadConfig(chosen, kind, settings or {}, n_folds, seed)  # type: ignore[arg-type]
+        source = {"labels": labels} if isinstance(labels, str) else {}
+        return train_head(self.store, table, name, config, provenance=source, **options)
+
+    def evaluate_head(self, name: str, labels: str | pa.Table | None = None) -> HeadEvaluation:
+        """Compare a head with labels it has not seen; see `specdb.heads.evaluate_head`. Labels may be SQL."""
+        from specdb.heads import evaluate_head
+
+        table = run_sql(self.store, labels) if isinstance(labels, str) else labels
+        return evaluate_head(self.store, self.head(name), table)
 
     def add_labels(self, file: str | Path, name: str, **options: Any) -> LabelReport:
         """Add a catalogue of labels, a view of its own in SQL; for the options see `specdb.catalog.add_labels`."""

@@ -23,6 +23,7 @@ __all__ = [
     "fixed_size_lists",
     "matrix",
     "open_parts",
+    "read_schema",
     "read_table",
     "readable",
     "spectra_schema",
@@ -177,6 +178,12 @@ def open_parts(root: Path, parts: Sequence[str]) -> ds.Dataset:
     """Open Parquet files of the database as one dataset."""
     with readable(root):
         return ds.dataset([str(root / part) for part in parts], format="parquet")
+
+
+def read_schema(path: Path) -> pa.Schema:
+    """Read the schema of a Parquet file of the database, mapping damage to `DatabaseError`."""
+    with readable(path):
+        return pq.read_schema(path)
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:

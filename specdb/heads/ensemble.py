@@ -1,0 +1,243 @@
+"""An ensemble of small multilayer perceptrons, trained side by side as one batched network.
+
+Every member leaves out one fold of stars. Its out-of-fold predictions stop its training in time and, over all folds,
+calibrate the uncertainties with every training star; none is given away to a validation set.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from specdb.errors import TrainingError
+from specdb.heads.kinds import Fitted, HeadData, Report
+
+__all__ = ["EnsembleSettings", "MlpEnsemble"]
+
+_LOG_SIGMA = (-6.0, 3.0)  # of scaled labels: from 0.2 % to 20 standard deviations
+_ROWS = 8192  # spectra per matrix product in `predict`
+
+
+@dataclass(frozen=True)
+class EnsembleSettings:
+    """How the members look and learn.
+
+    Attributes
+    ----------
+    hidden : tuple of int
+        Widths; (1024, 512, 64) is SpecCLIP's.
+    dropout : float
+    members_per_fold : int
+        Members that leave out the same fold.
+    steps, batch_size : int
+        Of every member; an early best is kept.
+    lr, weight_decay : float
+        Peak of AdamW's rate, which falls along half a cosine, and its decay.
+    noise : float
+        Spectra that are read as pixels get noise of this many times their errors at every step.
+    beta : float
+        Weight of a star in the likelihood: its predicted variance to this power (Seitzer et al. 2022, ICLR). Without it (0)
+        stars that are fitted badly are given up as noisy.
+    tail : float
+        Residuals beyond this many sigma count linearly, so that wrong labels do not pull.
+    """
+
+    hidden: tuple[int, ...] = (256, 128)
+    dropout: float = 0.1
+    members_per_fold: int = 2
+    steps: int = 1500
+    batch_size: int = 64
+    lr: float = 1.5e-3
+    weight_decay: float = 1e-2
+    noise: float = 1.0
+    beta: float = 0.5
+    tail: float = 3.0
+
+
+class _Network(nn.Module):
+    """M perceptrons of one shape; every layer is one batched matrix product."""
+
+    def __init__(self, members: int, widths: list[int], dropout: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for fan_in, fan_out in pairwise(widths):
+            bound = math.sqrt(6 / fan_in)  # He et al. 2015
+            self.weights.append((torch.rand(members, fan_in, fan_out, generator=generator) * 2 - 1) * bound)
+            self.biases.append(torch.zeros(members, 1, fan_out))
+        with torch.no_grad():
+            self.weights[-1].mul_(0.1)  # begin near the mean label with unit sigma
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Map (M, B, d) to means and log sigmas (M, B, L); with a generator, with dropout."""
+        last = len(self.weights) - 1
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = torch.baddbmm(bias, x, weight)  # (M, B, width)
+            if i < last:
+                x = x.relu_()
+                if generator is not None and self.dropout:
+                    keep = torch.rand(x.shape, generator=generator) >= self.dropout
+                    x = x * keep / (1 - self.dropout)
+        mean, log_sigma = x.chunk(2, dim=-1)
+        return mean, log_sigma.clamp(*_LOG_SIGMA)
+
+
+class MlpEnsemble:
+    """Means and uncertainties from an ensemble; see the module."""
+
+    kind: ClassVar[str] = "mlp"
+    Settings: ClassVar[Any] = EnsembleSettings
+
+    def __init__(self, network: _Network) -> None:
+        self._network = network.eval()
+
+    @classmethod
+    def fit(cls, data: HeadData, settings: EnsembleSettings, seed: int, report: Report | None = None) -> Fitted:
+        """Train on scaled inputs and labels.
+
+        Parameters
+        ----------
+        data : HeadData
+        settings : EnsembleSettings
+        seed : int
+        report : callable, optional
+            Receives step and mean validation loss.
+
+        Returns
+        -------
+        Fitted
+            With out-of-fold means and sigmas.
+
+        Raises
+        ------
+        TrainingError
+            When the loss is not finite.
+        """
+        n_folds = int(data.fold.max()) + 1
+        left_out = np.repeat(np.arange(n_folds), settings.members_per_fold)  # (M,)
+        generator = torch.Generator().manual_seed(seed)
+        widths = [data.x.shape[1], *settings.hidden, 2 * data.y.shape[1]]
+        network = _Network(len(left_out), widths, settings.dropout, generator)
+        x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
+        label_var = torch.from_numpy(data.y_err**2)
+        noise = None if data.x_err is None else torch.from_numpy(data.x_err) * settings.noise
+        rows = [torch.from_numpy(np.flatnonzero(data.fold != f)) for f in left_out]
+        held = [torch.from_numpy(np.flatnonzero(data.fold == f)) for f in left_out]
+        optimiser = torch.optim.AdamW(network.parameters(), settings.lr, weight_decay=settings.weight_decay)
+        best_loss = torch.full((len(left_out),), math.inf)
+        best = [p.detach().clone() for p in network.parameters()]
+        every = max(1, settings.steps // 30)
+        for step in range(settings.steps):
+            for group in optimiser.param_groups:
+                group["lr"] = settings.lr * _pace(step, settings.steps)
+            chosen = torch.stack([r[torch.randint(len(r), (settings.batch_size,), generator=generator)] for r in rows])
+            batch = x[chosen]  # (M, B, d)
+            if noise is not None:
+                batch = batch + noise[chosen] * torch.randn(batch.shape, generator=generator)
+            mean, log_sigma = network(batch, generator)
+            loss = _loss(mean, log_sigma, y[chosen], label_var[chosen], settings)  # (M,)
+            if not torch.isfinite(loss).all():
+                raise TrainingError(f"the loss is not finite at step {step}; look for wild values among inputs and labels")
+            optimiser.zero_grad(set_to_none=True)
+            loss.sum().backward()
+            _clip(network, 1.0)
+            optimiser.step()
+            if (step + 1) % every == 0 or step + 1 == settings.steps:
+                network.eval()
+                with torch.no_grad():
+                    now = torch.stack([_error(_member(network, m, x[h])[0], y[h]) for m, h in enumerate(held)])
+                    better = now < best_loss
+                    best_loss = torch.where(better, now, best_loss)
+                    for kept, p in zip(best, network.parameters(), strict=True):
+                        kept[better] = p[better]
+                if report is not None:
+                    report(step + 1, float(now.mean()))
+        with torch.no_grad():
+            for kept, p in zip(best, network.parameters(), strict=True):
+                p.copy_(kept)
+        model = cls(network)
+        mean, sigma, spread = (np.empty_like(data.y) for _ in range(3))
+        for f in range(n_folds):
+            h = np.flatnonzero(data.fold == f)
+            mean[h], sigma[h], spread[h] = model._mixture(x[h], np.flatnonzero(left_out == f))
+        per_fold = settings.members_per_fold
+        between = spread.mean(axis=0) * per_fold / max(per_fold - 1, 1)  # variance of one member about the mean of many
+        return Fitted(model, mean, sigma, between * (1 / per_fold - 1 / len(left_out)))
+
+    def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return means and sigmas (n, L), float32, of scaled inputs (n, d): those of the members' mixture."""
+        everyone = np.arange(len(self._network.weights[0]))
+        parts = [self._mixture(torch.from_numpy(x[i : i + _ROWS]), everyone) for i in range(0, len(x), _ROWS)]
+        if not parts:
+            empty = np.empty((0, self._network.biases[-1].shape[-1] // 2), np.float32)
+            return empty, empty
+        mean, sigma, _ = zip(*parts, strict=True)
+        return np.concatenate(mean), np.concatenate(sigma)
+
+    def _mixture(self, x: Tensor, members: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return mean, sigma and the members' variance of means (n, L)."""
+        with torch.no_grad():
+            outputs = [_member(self._network, m, x) for m in members.tolist()]
+            means = torch.stack([mean for mean, _ in outputs])  # (M, n, L)
+            noise = torch.stack([(2 * log_sigma).exp() for _, log_sigma in outputs]).mean(dim=0)
+            spread = means.var(dim=0, correction=0)
+            return means.mean(dim=0).numpy(), (noise + spread).sqrt().numpy(), spread.numpy()
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Return the weights by name."""
+        return {name: value.numpy() for name, value in self._network.state_dict().items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, np.ndarray], settings: EnsembleSettings) -> MlpEnsemble:
+        """Rebuild from `tensors`."""
+        weights = [tensors[f"weights.{i}"] for i in range(len(settings.hidden) + 1)]
+        widths = [w.shape[1] for w in weights] + [weights[-1].shape[2]]
+        network = _Network(len(weights[0]), widths, settings.dropout, torch.Generator())
+        network.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
+        return cls(network)
+
+
+def _member(network: _Network, m: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Run one member on (n, d): one matrix product after the other, without its siblings."""
+    last = len(network.weights) - 1
+    for i, (weight, bias) in enumerate(zip(network.weights, network.biases, strict=True)):
+        x = torch.addmm(bias[m], x, weight[m])
+        if i < last:
+            x = x.relu_()
+    mean, log_sigma = x.chunk(2, dim=-1)
+    return mean, log_sigma.clamp(*_LOG_SIGMA)
+
+
+def _pace(step: int, steps: int) -> float:
+    return min(1.0, (step + 1) / max(1, 0.05 * steps)) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def _loss(mean: Tensor, log_sigma: Tensor, y: Tensor, label_var: Tensor, settings: EnsembleSettings) -> Tensor:
+    """Return the robust, variance-weighted negative log likelihood of each member (M,); labels that are NaN do not count."""
+    known = torch.isfinite(y)
+    var = (2 * log_sigma).exp() + label_var.nan_to_num(0.0)
+    z2 = (y.nan_to_num(0.0) - mean) ** 2 / var
+    robust = settings.tail**2 * ((1 + z2 / settings.tail**2).sqrt() - 1)  # z2 / 2 for small residuals
+    each = (robust + var.log() / 2) * var.detach() ** settings.beta * known
+    return each.sum((1, 2)) / known.sum((1, 2)).clamp_min(1)
+
+
+def _error(mean: Tensor, y: Tensor) -> Tensor:
+    """Return the mean absolute error. It stops a training: the likelihood turns upwards long before the means get worse."""
+    known = torch.isfinite(y)
+    return ((y.nan_to_num(0.0) - mean).abs() * known).sum() / known.sum().clamp_min(1)
+
+
+def _clip(network: _Network, most: float) -> None:
+    """Clip each member's gradient on its own, so that members do not disturb one another."""
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    norm = sum((g**2).sum((1, 2)) for g in gradients) ** 0.5  # (M,)
+    factor = (most / norm.clamp_min(1e-12)).clamp_max(1.0)[:, None, None]
+    for g in gradients:
+        g.mul_(factor)
