@@ -3,7 +3,8 @@
 The model is one smooth function of the labels per pixel, ``ln flux = features(Teff, logg, [Fe/H]) @ weights``
 (`indexer.simulate.emulator.features`). It is fitted in two steps: first to ATLAS9 model atmospheres, which know the energy
 distribution everywhere; then to what observed stars (MILES in the blue, STELIB in the red) show beyond ATLAS9. The second
-fit is a ridge fit, so that where no star was observed the model falls back to ATLAS9.
+fit is a ridge fit, so that where no star was observed the model falls back to ATLAS9. What [alpha/Fe] does is known from two
+BOSZ model spectra that differ in nothing else; for other stars it is scaled with the strength of their metal lines.
 
 Run as ``python -m indexer.derive.emulator LIBRARIES data/emulator.npz`` with the folder of the libraries. Only fitted
 weights are written; no library spectrum can be read back from them.
@@ -33,7 +34,12 @@ SOURCES = (
     "MILES spectra: Sanchez-Blazquez et al. 2006 MNRAS 371, 703; Falcon-Barroso et al. 2011 A&A 532, A95",
     "MILES labels: Cenarro et al. 2007 MNRAS 374, 664",
     "STELIB: Le Borgne et al. 2003 A&A 402, 433",
+    "BOSZ: Bohlin et al. 2017 AJ 153, 234",
 )
+ALPHA_PAIR = "amm03cp00op00t5500g45", "amm03cp00op03t5500g45"  # BOSZ models, [alpha/M] = 0 and 0.3
+ALPHA_LABELS, ALPHA_STEP, BOSZ_RESOLUTION = np.array([[5500.0, 4.5, -0.3]]), 0.3, 2000.0
+#: Nodes, vacuum Angstrom, of the windows in which the effect of [alpha/Fe] is scaled: Ca H and K, CH, Mg b, Ca II, ...
+ALPHA_NODES = (3400.0, 3700.0, 3950.0, 4230.0, 4400.0, 4700.0, 5180.0, 5600.0, 6200.0, 7000.0, 8000.0, 8600.0, 9500.0)
 FWHM_TO_SIGMA = 1 / np.sqrt(8 * np.log(2))
 
 
@@ -171,6 +177,25 @@ def robust_fit(labels: np.ndarray, target: np.ndarray, weights: np.ndarray, ridg
     return fit_detail(phi[keep], target[keep], weights[keep], ridge), keep
 
 
+def fit_alpha(path: Path, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the effect of [alpha/Fe] by windows (w, N_PIX) and how it scales with the labels (K, w), see `Emulator`.
+
+    The scale in a window is the model's response to [Fe/H], without its smooth part, projected on that of the computed star.
+    """
+    with np.load(path) as z:
+        rows = [next(i for i, name in enumerate(z["name"]) if str(name).startswith(model)) for model in ALPHA_PAIR]
+        plain, enhanced = (np.interp(grid(), z["wave"], z["surface_intensity"][row].astype(float)) for row in rows)
+    sigma = np.sqrt(RESOLUTION**-2 - BOSZ_RESOLUTION**-2) * FWHM_TO_SIGMA / np.log(10) / DLOG10
+    plain, enhanced = (gaussian_filter1d(flux, sigma) for flux in (plain, enhanced))
+    effect = normalise(np.log(enhanced / plain)[None])[0] / ALPHA_STEP
+    x = np.log(grid())
+    windows = np.stack([np.interp(x, np.log(ALPHA_NODES), row) for row in np.eye(len(ALPHA_NODES))])
+    lines = weights - gaussian_filter1d(weights, 100, axis=1)
+    response = features(ALPHA_LABELS, slope=True)[0] @ lines
+    scale = lines @ (windows * response).T / (windows @ response**2)
+    return windows * effect, scale
+
+
 def held_out(labels: np.ndarray, target: np.ndarray, weights: np.ndarray, n_miles: int, ridge: float) -> dict[str, float]:
     """Ten-fold test on MILES: rms of ln flux per pixel, 3800-7200 Angstrom, with and without the continuum."""
     fold = np.arange(len(labels)) * 7 % 10
@@ -198,7 +223,7 @@ def held_out(labels: np.ndarray, target: np.ndarray, weights: np.ndarray, n_mile
 def main(arguments: list[str] | None = None) -> None:
     """Fit everything and write the weights with their provenance."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("libraries", type=Path, help="folder with ck04_atlas9.npz, miles.npz, stelib.npz and their labels")
+    parser.add_argument("libraries", type=Path, help="folder of the libraries")
     parser.add_argument("out", type=Path, help="file to write, e.g. data/emulator.npz")
     parser.add_argument("--ridge", type=float, default=0.3)
     args = parser.parse_args(arguments)
@@ -207,6 +232,8 @@ def main(arguments: list[str] | None = None) -> None:
     target = stars - features(labels) @ atlas
     test = held_out(labels, target, weights, n_miles, args.ridge)
     detail, keep = robust_fit(labels, target, weights, args.ridge)
+    final = (atlas + detail).astype(np.float32)
+    shape, scale = fit_alpha(args.libraries / "bosz_r2000_subset.npz", final)
     card = {
         "sources": SOURCES,
         "resolution": RESOLUTION,
@@ -214,9 +241,10 @@ def main(arguments: list[str] | None = None) -> None:
         "stars_used": int(keep.sum()),
         "stars_offered": len(keep),
         "held_out": test,
-        "valid": {"teff_k": [3500, 12000], "logg": [0, 5], "feh": [-2.5, 0.5]},
+        "valid": {"teff_k": [3500, 12000], "logg": [0, 5], "feh": [-3.0, 0.5], "alpha": [-0.2, 0.6]},
+        "alpha_computed_for": ALPHA_LABELS[0].tolist(),
     }
-    Emulator(LOG10_START, (atlas + detail).astype(np.float32), zero, card).save(args.out)
+    Emulator(LOG10_START, final, zero, shape.astype(np.float32), scale, card).save(args.out)
     print(json.dumps(card["held_out"], indent=2))
 
 

@@ -1,16 +1,13 @@
-"""Unusual objects as both instruments would see them: each changes the light of a star before any instrument looks at it."""
+"""Laws of unusual objects: what each adds to the light of a star, or shines with in its place."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy.special import expit
 
-__all__ = ["NEBULAR", "PAIR_ANOMALIES", "carbon_bands", "emission_lines", "quasar", "white_dwarf"]
+__all__ = ["NEBULAR", "carbon_bands", "emission_lines", "galaxy_lines", "quasar", "white_dwarf"]
 
 _SPEED_OF_LIGHT_KMS = 299792.458
-
-#: Classes that `indexer.simulate.pairs` plants, in turn. Of a wrong pair the XP spectrum belongs to another star.
-PAIR_ANOMALIES = ("emission", "composite", "carbon", "white_dwarf", "qso", "wrong_pair")
 
 #: Vacuum wavelengths in Angstrom and relative strengths of nebular emission: H alpha, H beta, [O III], [N II], [S II].
 NEBULAR = np.array(
@@ -26,6 +23,9 @@ NEBULAR = np.array(
     ]
 )
 
+#: The same of star-forming galaxies, which have [O II] besides: the blend of 3727.1 and 3729.9.
+_GALACTIC = np.concatenate([NEBULAR, [(3728.8, 0.7)]])
+
 _BALMER = np.array([6564.6, 4862.7, 4341.7, 4102.9, 3971.2, 3890.2])
 _SWAN = np.array([(4737.0, 0.7), (5165.0, 1.0), (5635.0, 0.8), (6191.0, 0.4)])  # heads of the C2 bands and their depths
 #: Broad lines of quasars: vacuum wavelength in Angstrom at rest, height over the continuum (Vanden Berk et al. 2001).
@@ -34,8 +34,10 @@ _QUASAR = np.array(
 )
 
 
-def emission_lines(wavelength: np.ndarray, strength: np.ndarray, rv_kms: np.ndarray) -> np.ndarray:
-    """Return nebular lines in units of the continuum (n, n_pix), 2 LAMOST pixels (sigma) wide.
+def emission_lines(
+    wavelength: np.ndarray, strength: np.ndarray, rv_kms: np.ndarray, lines: np.ndarray = NEBULAR, sigma_pixels: float = 2.0
+) -> np.ndarray:
+    """Return narrow emission lines in units of the continuum (n, n_pix).
 
     Parameters
     ----------
@@ -44,10 +46,19 @@ def emission_lines(wavelength: np.ndarray, strength: np.ndarray, rv_kms: np.ndar
     strength : ndarray (n,)
         Height of H alpha over the continuum.
     rv_kms : ndarray (n,)
+    lines : ndarray (l, 2)
+        Vacuum wavelengths in Angstrom and relative strengths.
+    sigma_pixels : float
+        Width in pixels of LAMOST, 69 km/s each.
     """
-    centre = np.log(NEBULAR[:, 0]) + np.log1p(rv_kms / _SPEED_OF_LIGHT_KMS)[:, None]  # n lines
-    offset = (np.log(wavelength) - centre[:, :, None]) / (2 * np.log(10) * 1e-4)  # n lines pix
-    return strength[:, None] * np.einsum("l,nlp->np", NEBULAR[:, 1], np.exp(-0.5 * offset**2))
+    centre = np.log(lines[:, 0]) + np.log1p(rv_kms / _SPEED_OF_LIGHT_KMS)[:, None]  # n lines
+    offset = (np.log(wavelength) - centre[:, :, None]) / (sigma_pixels * np.log(10) * 1e-4)  # n l pix
+    return strength[:, None] * np.einsum("l,nlp->np", lines[:, 1], np.exp(-0.5 * offset**2))
+
+
+def galaxy_lines(wavelength: np.ndarray, strength: np.ndarray) -> np.ndarray:
+    """Return emission lines of star-forming galaxies at rest, in units of the continuum (n, n_pix); see `emission_lines`."""
+    return emission_lines(wavelength, strength, np.zeros(len(strength)), _GALACTIC, sigma_pixels=2.5)
 
 
 def carbon_bands(wavelength: np.ndarray, depth: np.ndarray) -> np.ndarray:

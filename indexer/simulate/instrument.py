@@ -17,17 +17,21 @@ from indexer.simulate.emulator import DLOG10, Emulator
 from indexer.simulate.statistics import read_statistics
 
 __all__ = [
+    "ARMS_MEET",
     "BANDS",
     "LRS_COEFF0",
     "LRS_PIX",
     "LRS_WAVELENGTH",
+    "REFERENCE",
     "SPEED_OF_LIGHT_KMS",
     "LrsSpectra",
     "LrsStatistics",
     "band",
     "band_snr",
     "continuum_design",
+    "line_design",
     "observe_lrs",
+    "residual_features",
     "shift_pixels",
     "shift_to_observer",
 ]
@@ -43,6 +47,9 @@ BANDS = {"u": (3700, 3900), "g": (3900, 5500), "r": (5600, 6900), "i": (6900, 82
 #: stated error, as in the real files, while the variance per pixel stays what `ivar` says.
 _NOISE_LEAK = 0.13
 
+REFERENCE = (5800.0, 4.2, -0.2)  #: labels of the star that the mean calibration belongs to: Teff in K, logg, [Fe/H]
+ARMS_MEET = 5850.0  #: Angstrom
+
 _CONTINUUM_ORDER = 5
 _LONG_GAP_RATE = 0.015  # spectra that lost a stretch of one arm
 _SHORT_END_RATE, _SHORT_END_PIX = 0.45, 8  # spectra whose last pixels are 0 with an ordinary ivar, and how many on average
@@ -51,6 +58,20 @@ _SHORT_END_RATE, _SHORT_END_PIX = 0.45, 8  # spectra whose last pixels are 0 wit
 def continuum_design() -> np.ndarray:
     """Return Legendre polynomials over the LRS pixels (n_pix, order + 1): the shapes of a flux-calibration error."""
     return np.polynomial.legendre.legvander(np.linspace(-1, 1, LRS_PIX), _CONTINUUM_ORDER)
+
+
+def residual_features(labels: np.ndarray) -> np.ndarray:
+    """Return 1, t, t**2, g, m, t*m (n, 6) of labels (n, 3), clipped to where DR10 has stars; 1, 0, ... at `REFERENCE`."""
+    teff, logg, feh = np.clip(labels, (4300.0, 1.5, -2.0), (9500.0, 4.8, 0.6)).T
+    t, g, m = np.log(teff / REFERENCE[0]) / 0.2, (logg - REFERENCE[1]) / 1.5, (feh - REFERENCE[2]) / 0.5
+    return np.stack([np.ones_like(t), t, t * t, g, m, t * m], axis=1)
+
+
+def line_design(flux: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return second and first differences of spectra (n, n_pix) by pixel: what a change of resolution and a shift add."""
+    padded = np.pad(flux, ((0, 0), (1, 1)), mode="edge")
+    before, after = padded[:, :-2], padded[:, 2:]
+    return before + after - 2 * flux, (after - before) / 2
 
 
 @dataclass(frozen=True)
@@ -71,10 +92,14 @@ class LrsStatistics:
         Sky lines: excess of the relative error over its surroundings.
     tilt_mean, tilt_scatter : ndarray (6,), (6, 6)
         Coefficients of `continuum_design` in ln flux: flux calibration and reddening.
-    residual_mean : ndarray (n_pix,)
-        Mean ln ratio of observed to model flux without its smooth part: telluric and interstellar absorption, flat field.
+    residual_trend : ndarray (6, n_pix)
+        ln ratio of observed to model flux without its smooth part, as function of the labels (`residual_features`): telluric
+        and interstellar absorption, flat field, and where lines differ from the emulator's.
     residual_basis : ndarray (k, n_pix)
-        Its principal components, each scaled to one standard deviation.
+        Principal components of its scatter, each scaled to one standard deviation.
+    line_mean, line_scatter : ndarray (4,), (4, 4)
+        Of blue and red arm: what to add per unit of the second derivative of the flux by pixel (positive where the
+        resolution is below the emulator's), then per unit of the first (offsets of the wavelength scale).
     brightness : ndarray (3,)
         Slope, offset and scatter of ln(median counts) against ln(S/N_g / 50).
     card : dict
@@ -88,8 +113,10 @@ class LrsStatistics:
     sky: np.ndarray
     tilt_mean: np.ndarray
     tilt_scatter: np.ndarray
-    residual_mean: np.ndarray
+    residual_trend: np.ndarray
     residual_basis: np.ndarray
+    line_mean: np.ndarray
+    line_scatter: np.ndarray
     brightness: np.ndarray
     card: dict
 
@@ -181,6 +208,7 @@ def observe_lrs(
     rng: np.random.Generator,
     statistics: LrsStatistics,
     bad_sky: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
 ) -> LrsSpectra:
     """Observe model spectra with LAMOST LRS.
 
@@ -194,17 +222,27 @@ def observe_lrs(
     statistics : LrsStatistics
     bad_sky : ndarray (n,), bool, optional
         Spectra whose sky is subtracted badly: the sky lines stay in, or go negative.
+    labels : ndarray (n, 3), optional
+        Teff in K, logg and [Fe/H], for what depends on them in the statistics; without them, those of `REFERENCE`.
     """
     n = len(log_flux)
     log_snr = np.log(snr_g / 50)
     tilt = rng.multivariate_normal(statistics.tilt_mean, statistics.tilt_scatter, size=n)
     residual = rng.standard_normal((n, len(statistics.residual_basis)))
-    flux = np.exp(
+    trend = residual_features(np.tile(REFERENCE, (n, 1)) if labels is None else labels)
+    log_flux = (
         log_flux
         + tilt @ continuum_design().T
-        + statistics.residual_mean
+        + trend @ statistics.residual_trend
         + np.clip(residual, -2.5, 2.5) @ statistics.residual_basis
     )
+    flux = np.exp(log_flux)
+    curvature, slope = line_design(flux)
+    lines = np.clip(rng.multivariate_normal(statistics.line_mean, statistics.line_scatter, size=n), -0.6, 0.6)
+    red = slice(int(np.searchsorted(LRS_WAVELENGTH, ARMS_MEET)), None)
+    for arm, columns in enumerate((slice(0, red.start), red)):
+        flux[:, columns] += lines[:, arm, None] * curvature[:, columns] + lines[:, 2 + arm, None] * slope[:, columns]
+    flux = np.clip(flux, 1e-4, None)
     flux /= np.median(flux, axis=1, keepdims=True)
 
     trend = np.stack([np.ones(n), log_snr, log_snr**2], axis=1) @ statistics.error_trend

@@ -10,7 +10,7 @@ from indexer.simulate.emulator import DLOG10, Emulator
 from indexer.simulate.instrument import LRS_COEFF0, LRS_PIX, shift_pixels
 from indexer.simulate.population import radius
 
-__all__ = ["R_V", "extinction_law", "light_ratio", "lrs_pixels", "starlight"]
+__all__ = ["R_V", "extinction_law", "light_ratio", "lrs_pixels", "redden", "starlight"]
 
 R_V = 3.1  #: A(V) / E(B-V) of diffuse interstellar dust
 _MAGNITUDE = 0.4 * np.log(10)
@@ -32,7 +32,9 @@ def extinction_law(emulator: Emulator) -> np.ndarray:
     return _law(emulator.log10_start, emulator.weights.shape[1])
 
 
-def starlight(emulator: Emulator, labels: np.ndarray, rv_kms: np.ndarray, ebv: np.ndarray) -> np.ndarray:
+def starlight(
+    emulator: Emulator, labels: np.ndarray, rv_kms: np.ndarray, ebv: np.ndarray, alpha: np.ndarray | None = None
+) -> np.ndarray:
     """Return ln flux density per unit wavelength (n, n_pix), float32, on the emulator's pixels, seen by an observer.
 
     Parameters
@@ -44,9 +46,15 @@ def starlight(emulator: Emulator, labels: np.ndarray, rv_kms: np.ndarray, ebv: n
         Radial velocity; pixels that come from beyond the ends of the emulator repeat its last value.
     ebv : ndarray (n,)
         E(B-V) in mag. The dust lies in front of the star and does not move with it.
+    alpha : ndarray (n,), optional
+        [alpha/Fe] in dex; without it, the mean of stars of that [Fe/H].
     """
-    seen = shift_pixels(emulator.log_flux(labels), rv_kms)
-    return seen - np.multiply.outer(np.asarray(ebv), _MAGNITUDE * extinction_law(emulator)).astype(np.float32)
+    return redden(emulator, shift_pixels(emulator.log_flux(labels, alpha=alpha), rv_kms), ebv)
+
+
+def redden(emulator: Emulator, log_flux: np.ndarray, ebv: np.ndarray) -> np.ndarray:
+    """Return ln flux (n, n_pix) on the emulator's pixels behind dust of E(B-V) (n,) in mag."""
+    return log_flux - np.multiply.outer(np.asarray(ebv), _MAGNITUDE * extinction_law(emulator)).astype(np.float32)
 
 
 def light_ratio(emulator: Emulator, primary: np.ndarray, companion: np.ndarray) -> np.ndarray:

@@ -34,15 +34,19 @@ class PairSettings:
     Attributes
     ----------
     n_stars : int
+        Number of pairs; repeat visits of a star are pairs of their own.
     seed : int
         From 0 to 999999; part of the obsids.
     anomalies : float
-        Share of unusual objects and wrong pairs, see `indexer.simulate.anomalies.PAIR_ANOMALIES`.
+        Share of unusual objects and wrong pairs, see `indexer.simulate.pairs.PAIR_ANOMALIES`.
+    repeat_fraction : float
+        Share of stars with 2 to 4 visits of LAMOST, and one XP spectrum.
     """
 
     n_stars: int = 300
     seed: int = 0
     anomalies: float = 0.0
+    repeat_fraction: float = 0.0
 
     def __post_init__(self) -> None:
         if not (1 <= self.n_stars <= _SIX_DIGITS and 0 <= self.seed < _SIX_DIGITS):
@@ -63,7 +67,7 @@ class PairSurvey:
     xp_continuous, xp_sampled : Path
         Folders with the same XP spectra as coefficients and as samples; hand one of them to ``specdb build-index gaia-xp``.
     truth : Path
-        Parquet file, one row per star; units in the fields' metadata.
+        Parquet file, one row per pair; units in the fields' metadata.
     pairs : Path
         Parquet file with `lamost_obsid` and `gaia_source_id`.
     settings : PairSettings
@@ -77,8 +81,10 @@ class PairSurvey:
     settings: PairSettings
 
 
-def simulate_pairs(directory: Path | str, n_stars: int = 300, seed: int = 0, anomalies: float = 0.0) -> PairSurvey:
-    """Write a simulated survey of pairs into `directory`; the spectra are those of ``draw_pairs(n_stars, seed, anomalies)``.
+def simulate_pairs(
+    directory: Path | str, n_stars: int = 300, seed: int = 0, anomalies: float = 0.0, repeat_fraction: float = 0.0
+) -> PairSurvey:
+    """Write a simulated survey of pairs into `directory`; the spectra are those of `draw_pairs` with the same settings.
 
     The same settings give the same spectra. Called again after an interruption it goes on from there.
 
@@ -87,8 +93,8 @@ def simulate_pairs(directory: Path | str, n_stars: int = 300, seed: int = 0, ano
     InputError
         When settings are out of range or the directory holds something else.
     """
-    settings = PairSettings(n_stars, seed, anomalies)
-    simulator = PairSimulator(seed, anomalies)
+    settings = PairSettings(n_stars, seed, anomalies, repeat_fraction)
+    simulator = PairSimulator(seed, anomalies, repeat_fraction)
     directory = Path(directory)
     _claim(directory, settings)
     survey = PairSurvey(
@@ -116,7 +122,7 @@ def simulate_pairs(directory: Path | str, n_stars: int = 300, seed: int = 0, ano
 def _claim(directory: Path, settings: PairSettings) -> None:
     """Write the note that makes the directory ours, or check that it is."""
     note = directory / "simulation.json"
-    about = {"made_by": "specdb simulate pairs", "format": 1, "settings": asdict(settings)}
+    about = {"made_by": "specdb simulate pairs", "format": 2, "settings": asdict(settings)}
     text = json.dumps(about, indent=2) + "\n"
     if note.exists():
         if note.read_text(encoding="utf-8") != text:
@@ -137,20 +143,22 @@ def _positions(seed: int, number: int, n: int) -> tuple[np.ndarray, np.ndarray]:
 def _write_batch(survey: PairSurvey, number: int, batch: PairBatch) -> pa.Table:
     """Write the files of one batch that are not there yet, and return its truth."""
     truth, seed = batch.truth, survey.settings.seed
-    ra, dec = _positions(seed, number, len(truth))
+    one, row = np.unique(truth.star, return_index=True)  # stars that this batch shows, and their first visits
+    of_star = np.searchsorted(one, truth.star)
+    ra, dec = (values[of_star] for values in _positions(seed, number, len(one)))
     source_id = simulated_source_ids(ra, dec, truth.star)
-    plate, position = np.divmod(truth.star, _PER_PLATE)
+    plate, position = np.divmod(truth.number, _PER_PLATE)
     planid = np.array([f"SIM{seed:06d}P{p:03d}" for p in plate])
     lmjd, spid, fiberid = 59000 + plate, position // _FIBRES + 1, position % _FIBRES + 1
     visits = Visits(
-        number=truth.star,
+        number=truth.number,
         star=truth.star,
         labels=truth.labels,
         rv_kms=truth.rv_kms,
         snr_g=truth.snr_g,
         ra=ra,
         dec=dec,
-        obsid=FIRST_PAIR_OBSID + seed * _SIX_DIGITS + truth.star,
+        obsid=FIRST_PAIR_OBSID + seed * _SIX_DIGITS + truth.number,
         planid=planid,
         lmjd=lmjd,
         spid=spid,
@@ -168,11 +176,12 @@ def _write_batch(survey: PairSurvey, number: int, batch: PairBatch) -> pa.Table:
     continuous = survey.xp_continuous / f"xp_continuous_{number:04d}.fits"
     sampled = survey.xp_sampled / f"xp_sampled_{number:04d}.fits"
     if not continuous.exists():
-        write_continuous(continuous, source_id, batch.xp)
+        write_continuous(continuous, source_id[row], batch.xp.take(row))
     if not sampled.exists():
-        write_sampled(sampled, source_id, ra, dec, batch.xp_flux, batch.xp_error)
+        write_sampled(sampled, *(values[row] for values in (source_id, ra, dec, batch.xp_flux, batch.xp_error)))
     columns: list[tuple[str, str, str, np.ndarray]] = [
-        ("star", "", "number of the star", truth.star),
+        ("star", "", "number of the star; visits of one star share it", truth.star),
+        ("visit", "", "number of the visit of LAMOST to this star, from 0", truth.visit),
         ("lamost_obsid", "", "obsid of the LAMOST file", visits.obsid),
         ("gaia_source_id", "", "source_id of the XP spectrum; simulated, but of the right HEALPix pixel", source_id),
         ("source_file", "", "LAMOST file below lamost/", visits.source_file),
@@ -181,11 +190,13 @@ def _write_batch(survey: PairSurvey, number: int, batch: PairBatch) -> pa.Table:
         ("teff", "K", "effective temperature", truth.labels[:, 0]),
         ("logg", "log10(cm/s2)", "surface gravity", truth.labels[:, 1]),
         ("feh", "dex", "[Fe/H]", truth.labels[:, 2]),
+        ("alpha", "dex", "[alpha/Fe]", truth.alpha),
         ("ebv", "mag", "E(B-V)", truth.ebv),
         ("rv", "km/s", "heliocentric radial velocity", truth.rv_kms),
         ("snr_g", "", "S/N per pixel of the LAMOST spectrum asked for in g", truth.snr_g),
         ("phot_g_mean_mag", "mag", "G of the XP spectrum", truth.magnitude),
         ("component", "", "0 thin disc, 1 thick disc, 2 halo", truth.component),
+        ("redshift", "", "of quasars and galaxies, 0 for stars", truth.redshift),
         ("anomaly", "", "what was planted; empty for ordinary stars", truth.anomaly),
     ]
     arrays = [pa.array(values.tolist() if values.dtype.kind == "U" else values) for _, _, _, values in columns]

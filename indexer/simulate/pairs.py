@@ -11,26 +11,33 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from indexer.simulate.anomalies import PAIR_ANOMALIES, carbon_bands, emission_lines, quasar, white_dwarf
 from indexer.simulate.emulator import Emulator
-from indexer.simulate.instrument import LRS_COEFF0, LRS_WAVELENGTH, LrsSpectra, LrsStatistics, observe_lrs
-from indexer.simulate.light import light_ratio, lrs_pixels, starlight
-from indexer.simulate.population import Stars, binary_companions, draw_snr, draw_stars
+from indexer.simulate.instrument import LRS_COEFF0, LRS_WAVELENGTH, REFERENCE, LrsSpectra, LrsStatistics, observe_lrs
+from indexer.simulate.light import lrs_pixels, starlight
+from indexer.simulate.population import draw_ebv, draw_snr, draw_stars, draw_visits
+from indexer.simulate.unusual import LIGHT_ANOMALIES, NOT_STARS, Unusual
 from indexer.simulate.xp_instrument import XpObservation, XpStatistics, binned, observe_xp, smoothing
 from specdb.errors import InputError
 from specdb.spectra.spectrum import Spectra
 from specdb.spectra.xp_sampling import load_xp_sampling
 
-__all__ = ["BATCH_PAIRS", "PairBatch", "PairSimulator", "PairTruth", "Pairs", "draw_ebv", "draw_magnitude", "draw_pairs"]
+__all__ = [
+    "BATCH_PAIRS",
+    "PAIR_ANOMALIES",
+    "PairBatch",
+    "PairSimulator",
+    "PairTruth",
+    "Pairs",
+    "draw_magnitude",
+    "draw_pairs",
+]
+
+#: Classes that are planted, in turn. Of a wrong pair the XP spectrum belongs to another star; bad sky spoils one visit.
+PAIR_ANOMALIES = (*LIGHT_ANOMALIES, "wrong_pair", "bad_sky")
 
 BATCH_PAIRS = 256  #: pairs per draw; part of the recipe, since it decides which random numbers a star gets
 _LOG_STEP = 1e-4
 _KEY = 7  # tells these random numbers from those of the LAMOST survey of the same seed
-
-
-def draw_ebv(n: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw E(B-V) in mag: log-normal with median 0.08 and standard deviation of the logarithm 0.9, 0 to 1.5."""
-    return np.clip(0.08 * np.exp(0.9 * rng.standard_normal(n)), 0.0, 1.5)
 
 
 def draw_magnitude(snr_g: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -40,12 +47,12 @@ def draw_magnitude(snr_g: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PairTruth:
-    """What was simulated, one row per pair.
+    """What was simulated, one row per pair; each visit of LAMOST to a star makes one, with the star's one XP spectrum.
 
     Attributes
     ----------
-    star : ndarray (n,), int64
-        Number of the star within the seed.
+    number, star, visit : ndarray (n,), int64
+        Number of the pair and of the star within the seed (the same without repeat visits), and of the visit to that star.
     labels : ndarray (n, 3), float64
         Teff in K, logg (cgs), [Fe/H] in dex.
     ebv, rv_kms : ndarray (n,), float64
@@ -58,9 +65,15 @@ class PairTruth:
         0 thin disc, 1 thick disc, 2 halo.
     anomaly : ndarray (n,), str
         Class of the anomaly that was planted, empty for ordinary stars.
+    alpha : ndarray (n,), float64
+        [alpha/Fe] in dex.
+    redshift : ndarray (n,), float64
+        Of quasars and galaxies; 0 for the others.
     """
 
+    number: np.ndarray
     star: np.ndarray
+    visit: np.ndarray
     labels: np.ndarray
     ebv: np.ndarray
     rv_kms: np.ndarray
@@ -68,6 +81,8 @@ class PairTruth:
     magnitude: np.ndarray
     component: np.ndarray
     anomaly: np.ndarray
+    alpha: np.ndarray
+    redshift: np.ndarray
 
     def __len__(self) -> int:
         return len(self.star)
@@ -125,8 +140,10 @@ class PairSimulator:
     seed : int
         Not negative.
     anomalies : float
-        Share of objects that are made unusual, in turn by each of `indexer.simulate.anomalies.PAIR_ANOMALIES`. The others
-        keep their light and their share of the noise.
+        Share of objects that are made unusual, in turn by each of `PAIR_ANOMALIES`. The others keep their light and their
+        share of the noise.
+    repeat_fraction : float
+        Share of stars that LAMOST visited 2 to 4 times; their rows follow each other within a batch.
 
     Raises
     ------
@@ -134,73 +151,54 @@ class PairSimulator:
         When a number is out of range.
     """
 
-    def __init__(self, seed: int = 0, anomalies: float = 0.0) -> None:
+    def __init__(self, seed: int = 0, anomalies: float = 0.0, repeat_fraction: float = 0.0) -> None:
         if seed < 0:
             raise InputError(f"seed is {seed}; seeds are not negative")
-        if not 0 <= anomalies <= 1:
-            raise InputError(f"anomalies is {anomalies}; a share lies from 0 to 1")
-        self.seed, self.anomalies = seed, anomalies
+        for name, share in (("anomalies", anomalies), ("repeat_fraction", repeat_fraction)):
+            if not 0 <= share <= 1:
+                raise InputError(f"{name} is {share}; a share lies from 0 to 1")
+        self.seed, self.anomalies, self.repeat_fraction = seed, anomalies, repeat_fraction
         self.emulator, self.lrs, self.xp = Emulator.load(), LrsStatistics.load(), XpStatistics.load()
         self._smoothing = smoothing(self.emulator, self.xp.fwhm_nm)
 
     def draw(self, batch: int, first: int = BATCH_PAIRS) -> PairBatch:
         """Return batch number `batch`: the `first` of its `BATCH_PAIRS` pairs."""
         n = BATCH_PAIRS
-        rng = np.random.default_rng([self.seed, _KEY, batch])
+        rng, planted, again = (np.random.default_rng([self.seed, _KEY, batch, *key]) for key in ((), (1,), (2,)))
         stars = draw_stars(n, rng)
         ebv, snr = draw_ebv(n, rng), draw_snr(n, rng)
         magnitude = draw_magnitude(snr, rng)
-        log_flux = starlight(self.emulator, stars.labels, stars.rv_kms, ebv)
-        anomaly, other = self._make_unusual(log_flux, stars, ebv, batch)
-        truth = PairTruth(
-            star=batch * n + np.arange(n),
-            labels=stars.labels,
-            ebv=ebv,
-            rv_kms=stars.rv_kms,
-            snr_g=snr,
-            magnitude=magnitude,
-            component=stars.component,
-            anomaly=np.array([*PAIR_ANOMALIES, ""])[anomaly],
-        )
-        lrs = observe_lrs(log_flux[:, lrs_pixels(self.emulator)], snr, rng, self.lrs)
-        xp = observe_xp(binned(np.exp(log_flux[other])) @ self._smoothing, magnitude, rng, self.xp)
-        rows = slice(0, first)
+        log_flux = starlight(self.emulator, stars.labels, stars.rv_kms, ebv, stars.alpha)
+        unusual = planted.random(n) < self.anomalies
+        kind = np.array([*PAIR_ANOMALIES, ""])[np.where(unusual, planted.integers(len(PAIR_ANOMALIES), size=n), -1)]
+        objects = Unusual.draw(kind, stars, planted)
+        objects.change(log_flux, self.emulator, stars, ebv)
+        seen_by_xp = np.where(kind == "wrong_pair", (np.arange(n) + 1) % n, np.arange(n))
+        xp = observe_xp(binned(np.exp(log_flux[seen_by_xp])) @ self._smoothing, magnitude, rng, self.xp)
         flux, error = xp.sampled()  # before rows are taken: matrix products of other sizes round differently
-        return PairBatch(truth.take(rows), lrs.take(rows), xp.take(rows), flux[rows], error[rows])
 
-    def _make_unusual(
-        self, log_flux: np.ndarray, stars: Stars, ebv: np.ndarray, batch: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Change ln flux (n, n_pix) of the unusual objects in place.
-
-        Returns the class of each (n,), -1 for ordinary stars, and whose light XP sees (n,): for wrong pairs the next one's.
-        """
-        n, wavelength = len(stars), self.emulator.wavelength
-        rng = np.random.default_rng([self.seed, _KEY, batch, 1])
-        kind = np.where(rng.random(n) < self.anomalies, rng.integers(len(PAIR_ANOMALIES), size=n), -1)
-        companions = binary_companions(stars, rng)
-        u = rng.random((n, 2))
-
-        def rows(name: str) -> np.ndarray:
-            return np.flatnonzero(kind == PAIR_ANOMALIES.index(name))
-
-        i = rows("emission")
-        log_flux[i] += np.log1p(emission_lines(wavelength, 0.8 * 8 ** u[i, 0], stars.rv_kms[i])).astype(np.float32)
-        i = rows("composite")
-        ratio = light_ratio(self.emulator, stars.labels[i], companions.labels[i])
-        second = starlight(self.emulator, companions.labels[i], companions.rv_kms[i], ebv[i])
-        log_flux[i] = np.logaddexp(log_flux[i], second + np.log(ratio)[:, None])
-        i = rows("carbon")
-        cool = np.column_stack([4000 + 800 * u[i, 0], 1 + u[i, 1], stars.labels[i, 2]])
-        log_flux[i] = starlight(self.emulator, cool, stars.rv_kms[i], ebv[i]) + carbon_bands(wavelength, 0.4 + u[i, 1])
-        i = rows("white_dwarf")
-        log_flux[i] = white_dwarf(wavelength, 7000 * 4.3 ** u[i, 0])
-        i = rows("qso")
-        log_flux[i] = quasar(wavelength, 0.2 + 3 * u[i, 0], -0.8 - 1.2 * u[i, 1])
-        other = np.arange(n)
-        i = rows("wrong_pair")
-        other[i] = (i + 1) % n
-        return kind, other
+        star, visit = (a[:n] for a in draw_visits(n, self.repeat_fraction, again))
+        snr = np.where(visit > 0, np.clip(snr[star] * np.exp(0.25 * again.standard_normal(n)), 6, 900), snr[star])
+        anomaly = np.where((kind[star] == "bad_sky") & (visit > 0), "", kind[star])
+        pixels, star_like = lrs_pixels(self.emulator), ~np.isin(anomaly, NOT_STARS)
+        calibrated = np.where(star_like[:, None], stars.labels[star], REFERENCE)
+        lrs = observe_lrs(log_flux[star][:, pixels], snr, rng, self.lrs, anomaly == "bad_sky", calibrated)
+        truth = PairTruth(
+            number=batch * n + np.arange(n),
+            star=batch * n + star,
+            visit=visit,
+            labels=stars.labels[star],
+            ebv=ebv[star],
+            rv_kms=stars.rv_kms[star],
+            snr_g=snr,
+            magnitude=magnitude[star],
+            component=stars.component[star],
+            anomaly=anomaly,
+            alpha=stars.alpha[star],
+            redshift=objects.redshift[star],
+        )
+        rows = slice(0, first)
+        return PairBatch(truth.take(rows), lrs.take(rows), xp.take(star[rows]), flux[star[rows]], error[star[rows]])
 
     def stream(self, n: int, first_batch: int = 0) -> Iterator[Pairs]:
         """Yield `n` pairs in batches of at most `BATCH_PAIRS`, from batch `first_batch` on."""
@@ -221,7 +219,7 @@ def _arrays(batch: PairBatch) -> Pairs:
     return Pairs(spectra, load_xp_sampling().wavelength_nm, batch.xp_flux, batch.xp_error, batch.truth)
 
 
-def draw_pairs(n: int, seed: int = 0, anomalies: float = 0.0) -> Pairs:
+def draw_pairs(n: int, seed: int = 0, anomalies: float = 0.0, repeat_fraction: float = 0.0) -> Pairs:
     """Draw `n` pairs at once; 10000 take 0.7 GB. `PairSimulator.stream` gives the same pairs in batches.
 
     Raises
@@ -231,7 +229,7 @@ def draw_pairs(n: int, seed: int = 0, anomalies: float = 0.0) -> Pairs:
     """
     if n < 1:
         raise InputError(f"n is {n}; draw at least one pair")
-    parts = list(PairSimulator(seed, anomalies).stream(n))
+    parts = list(PairSimulator(seed, anomalies, repeat_fraction).stream(n))
     lrs = {
         name: np.concatenate([getattr(part.lrs, name) for part in parts]) for name in ("flux", "ivar", "and_mask", "or_mask")
     }

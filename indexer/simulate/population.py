@@ -6,12 +6,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Stars", "binary_companions", "draw_snr", "draw_stars", "radius", "spectral_type"]
+__all__ = [
+    "Stars",
+    "binary_companions",
+    "draw_alpha",
+    "draw_ebv",
+    "draw_snr",
+    "draw_stars",
+    "draw_visits",
+    "radius",
+    "spectral_type",
+]
 
 #: Thin disc, thick disc, halo: share, mean and spread of [Fe/H], velocity dispersion in km/s.
 _COMPONENTS = np.array([(0.76, -0.10, 0.20, 33.0), (0.19, -0.55, 0.25, 58.0), (0.05, -1.45, 0.45, 140.0)])
 _GIANT_SHARE = 0.27
-_FEH_RANGE = (-2.5, 0.45)
+_FEH_RANGE = (-3.0, 0.45)
+_TAIL_SHARE, _TAIL_SCALE = 0.3, 0.7  # of the halo: exponential below -1.6
+#: [alpha/Fe] of the components: value at the given [Fe/H], slope and scatter; two sequences in the disc and a halo between
+#: them and the plateau (after Hayden et al. 2015, ApJ 808, 132 and Nissen & Schuster 2010, A&A 511, L10).
+_ALPHA = np.array([(0.03, 0.0, -0.14, 0.03), (0.25, -0.5, -0.16, 0.04), (0.25, -1.3, -0.10, 0.08)])
+_ALPHA_RANGE = (-0.1, 0.5)
 _TEFF_RANGE = (3700.0, 11500.0)
 
 #: Main sequence: logg at Teff, read off solar-metallicity isochrones of a few Gyr (Bressan et al. 2012, MNRAS 427, 127).
@@ -41,24 +56,41 @@ class Stars:
         Heliocentric radial velocity.
     component : ndarray (n,), int64
         0 thin disc, 1 thick disc, 2 halo.
+    alpha : ndarray (n,), float64
+        [alpha/Fe] in dex.
     """
 
     labels: np.ndarray
     rv_kms: np.ndarray
     component: np.ndarray
+    alpha: np.ndarray
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def take(self, rows: np.ndarray) -> Stars:
+        """Return the given rows."""
+        return Stars(self.labels[rows], self.rv_kms[rows], self.component[rows], self.alpha[rows])
 
 
 def draw_stars(n: int, rng: np.random.Generator) -> Stars:
     """Draw `n` stars: dwarfs along the main sequence and giants along the giant branch, with intrinsic scatter."""
     component = rng.choice(len(_COMPONENTS), size=n, p=_COMPONENTS[:, 0])
     mean, spread, dispersion = _COMPONENTS[component, 1:].T
-    feh = np.clip(mean + spread * rng.standard_normal(n), *_FEH_RANGE)
+    tail = (component == 2) & (rng.random(n) < _TAIL_SHARE)
+    feh = np.where(tail, -1.6 - rng.exponential(_TAIL_SCALE, size=n), mean + spread * rng.standard_normal(n))
+    feh = np.where(feh < _FEH_RANGE[0], rng.uniform(_FEH_RANGE[0], -2.0, size=n), np.minimum(feh, _FEH_RANGE[1]))
     giant = rng.random(n) < _GIANT_SHARE
     labels = np.where(giant[:, None], _giants(feh, rng), _dwarfs(feh, component, rng))
-    return Stars(np.column_stack([labels, feh]), dispersion * rng.standard_normal(n), component)
+    rv_kms = dispersion * rng.standard_normal(n)
+    return Stars(np.column_stack([labels, feh]), rv_kms, component, draw_alpha(feh, component, rng))
+
+
+def draw_alpha(feh: np.ndarray, component: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw [alpha/Fe] in dex for stars of the given [Fe/H] and component (n,), along the sequence of each component."""
+    value, pivot, slope, scatter = _ALPHA[component].T
+    sequence = np.clip(value + slope * (feh - pivot), 0.0, 0.36)
+    return np.clip(sequence + scatter * rng.standard_normal(len(feh)), *_ALPHA_RANGE)
 
 
 def _dwarfs(feh: np.ndarray, component: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -90,6 +122,22 @@ def draw_snr(n: int, rng: np.random.Generator) -> np.ndarray:
     return np.clip(np.exp(np.log(50) + 0.9 * rng.standard_normal(n)), 6, 900)
 
 
+def draw_ebv(n: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw E(B-V) in mag: log-normal with median 0.08 and standard deviation of the logarithm 0.9, 0 to 1.5."""
+    return np.clip(0.08 * np.exp(0.9 * rng.standard_normal(n)), 0.0, 1.5)
+
+
+def draw_visits(n: int, repeat_fraction: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw who is visited how often: star and number of the visit to it (m,), m >= n, int64, sorted by both.
+
+    Each of the `n` stars has one visit, and with the probability `repeat_fraction` 2, 3 or 4 (60, 25 and 15 %).
+    """
+    more = rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15], size=n)
+    visits = 1 + np.where(rng.random(n) < repeat_fraction, more, 0)
+    star = np.repeat(np.arange(n), visits)
+    return star, np.arange(len(star)) - np.repeat(np.cumsum(visits) - visits, visits)
+
+
 def radius(labels: np.ndarray) -> np.ndarray:
     """Return radii in solar units from logg and a rough mass: ``(Teff / 5772 K) ** 1.6`` for dwarfs, 1.2 for giants."""
     teff, logg, _ = labels.T
@@ -104,7 +152,7 @@ def binary_companions(primaries: Stars, rng: np.random.Generator) -> Stars:
     logg = np.interp(teff, _DWARF_TEFF, _DWARF_LOGG)
     split = rng.uniform(80, 200, size=n) * rng.choice([-1, 1], size=n)
     labels = np.column_stack([teff, logg, primaries.labels[:, 2]])
-    return Stars(labels, primaries.rv_kms + split, primaries.component)
+    return Stars(labels, primaries.rv_kms + split, primaries.component, primaries.alpha)
 
 
 def spectral_type(teff: np.ndarray, logg: np.ndarray) -> np.ndarray:

@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from indexer.simulate.anomalies import emission_lines
 from indexer.simulate.emulator import Emulator
-from indexer.simulate.instrument import LRS_WAVELENGTH, LrsSpectra, LrsStatistics, observe_lrs, shift_to_observer
-from indexer.simulate.light import light_ratio
+from indexer.simulate.instrument import REFERENCE, LrsSpectra, LrsStatistics, observe_lrs
+from indexer.simulate.light import lrs_pixels, starlight
 from indexer.simulate.lrs_files import BROKEN, write_lamost
 from indexer.simulate.lrs_headers import Visits, file_contents
-from indexer.simulate.population import Stars, binary_companions, draw_snr, draw_stars
+from indexer.simulate.population import Stars, draw_ebv, draw_snr, draw_stars
+from indexer.simulate.unusual import LIGHT_ANOMALIES, NOT_STARS, Unusual
 from specdb.errors import InputError
 from specdb.store.files import atomic_path, write_text
 
@@ -25,7 +25,7 @@ __all__ = ["ANOMALIES", "FIRST_OBSID", "LamostSurvey", "SurveySettings", "simula
 
 #: Real obsids have nine or ten digits; simulated ones thirteen, with the seed in the middle.
 FIRST_OBSID = 9_000_000_000_000
-ANOMALIES = ("emission", "composite", "bad_sky")
+ANOMALIES = (*LIGHT_ANOMALIES, "bad_sky")
 
 _BATCH = 256  # spectra per draw; part of the recipe, since it decides which random numbers a spectrum gets
 _PER_PLATE, _FIBRES = 4000, 250
@@ -99,13 +99,13 @@ class _Plan:
     """Who is observed when: stars (n) and visits (m)."""
 
     stars: Stars
-    companions: Stars
-    anomaly: np.ndarray  # (m,) index into ANOMALIES, -1 for ordinary
+    ebv: np.ndarray  # (n,)
+    unusual: Unusual  # (n)
+    anomaly: np.ndarray  # (m,) of the visit, one of ANOMALIES or empty
     broken: np.ndarray  # (m,) index into BROKEN, -1 for good files
     star: np.ndarray  # (m,)
     visit: np.ndarray  # (m,) 0, 1, ... for each star
     snr_g: np.ndarray  # (m,)
-    strength: np.ndarray  # (n,) of the emission lines
     ra: np.ndarray  # (n,)
     dec: np.ndarray  # (n,)
 
@@ -158,7 +158,7 @@ def simulate_lamost(
 def _claim(directory: Path, settings: SurveySettings) -> None:
     """Write the note that makes the directory ours, or check that it is."""
     note = directory / "simulation.json"
-    text = json.dumps({"made_by": "specdb simulate", "format": 1, "settings": asdict(settings)}, indent=2) + "\n"
+    text = json.dumps({"made_by": "specdb simulate", "format": 2, "settings": asdict(settings)}, indent=2) + "\n"
     if note.exists():
         if note.read_text(encoding="utf-8") != text:
             raise InputError(
@@ -179,26 +179,24 @@ def _draw_plan(settings: SurveySettings) -> _Plan:
     visits[repeated] += rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15], size=len(repeated))
     star = np.repeat(np.arange(n), visits)
     visit = np.arange(len(star)) - np.repeat(np.cumsum(visits) - visits, visits)
-    of_star = np.full(n, -1)
-    unusual = rng.permutation(n)[: round(settings.anomalies * n)]
-    of_star[unusual] = np.arange(len(unusual)) % len(ANOMALIES)
-    anomaly = of_star[star]
-    anomaly[(anomaly == ANOMALIES.index("bad_sky")) & (visit > 0)] = -1  # a matter of one night, not of the star
+    odd = rng.permutation(n)[: round(settings.anomalies * n)]
+    kind = np.full(n, "", dtype="U16")
+    kind[odd] = np.resize(ANOMALIES, len(odd))
+    anomaly = np.where((kind[star] == "bad_sky") & (visit > 0), "", kind[star])  # a matter of one night, not of the star
     snr = np.clip(draw_snr(n, rng)[star] * np.exp(0.25 * rng.standard_normal(len(star))), 6, 900)
     centre_ra, centre_dec = rng.uniform(0, 360), rng.uniform(0, 50)
     dec = centre_dec + 2.5 * rng.uniform(-1, 1, n)
     ra = (centre_ra + 2.5 * rng.uniform(-1, 1, n) / np.cos(np.radians(dec))) % 360
-    strength = np.exp(rng.uniform(np.log(0.8), np.log(6), n))
     damaged = np.arange(settings.broken)  # further visits of the first stars
     return _Plan(
         stars=stars,
-        companions=binary_companions(stars, rng),
-        anomaly=np.append(anomaly, np.full(settings.broken, -1)),
+        ebv=draw_ebv(n, rng),
+        unusual=Unusual.draw(kind, stars, rng),
+        anomaly=np.append(anomaly, np.full(settings.broken, "", dtype="U16")),
         broken=np.append(np.full(len(star), -1), damaged % len(BROKEN)),
         star=np.append(star, damaged % n),
         visit=np.append(visit, damaged // n),
         snr_g=np.append(snr, np.full(settings.broken, 50.0)),
-        strength=strength,
         ra=ra,
         dec=dec,
     )
@@ -213,24 +211,12 @@ def _observe(
 ) -> LrsSpectra:
     """Simulate the visits `rows`, one batch of `_batches`."""
     star = plan.star[rows]
-    log_flux = shift_to_observer(emulator, plan.stars.labels[star], plan.stars.rv_kms[star])
-    both = plan.anomaly[rows] == ANOMALIES.index("composite")
-    if both.any():
-        log_flux[both] = _composite(log_flux[both], plan, star[both], emulator)
-    emission = plan.anomaly[rows] == ANOMALIES.index("emission")
-    log_flux[emission] += np.log1p(
-        emission_lines(LRS_WAVELENGTH, plan.strength[star[emission]], plan.stars.rv_kms[star[emission]])
-    )
-    rng = np.random.default_rng([settings.seed, 1, int(rows[0])])
-    return observe_lrs(log_flux, plan.snr_g[rows], rng, statistics, plan.anomaly[rows] == ANOMALIES.index("bad_sky"))
-
-
-def _composite(primary: np.ndarray, plan: _Plan, star: np.ndarray, emulator: Emulator) -> np.ndarray:
-    """Add the light of the companions, weighted by surface brightness and area, and return ln flux."""
-    two = plan.companions.labels[star]
-    ratio = light_ratio(emulator, plan.stars.labels[star], two)
-    secondary = shift_to_observer(emulator, two, plan.companions.rv_kms[star])
-    return np.logaddexp(primary, secondary + np.log(ratio)[:, None])
+    stars, ebv, unusual = plan.stars.take(star), plan.ebv[star], plan.unusual.take(star)
+    log_flux = starlight(emulator, stars.labels, stars.rv_kms, ebv, stars.alpha)
+    unusual.change(log_flux, emulator, stars, ebv)
+    labels = np.where(np.isin(unusual.kind, NOT_STARS)[:, None], REFERENCE, stars.labels)
+    rng, bad_sky = np.random.default_rng([settings.seed, 1, int(rows[0])]), plan.anomaly[rows] == "bad_sky"
+    return observe_lrs(log_flux[:, lrs_pixels(emulator)], plan.snr_g[rows], rng, statistics, bad_sky, labels)
 
 
 def _file_table(plan: _Plan, settings: SurveySettings) -> dict[str, np.ndarray]:
@@ -269,7 +255,6 @@ def _truth(plan: _Plan, files: dict[str, np.ndarray]) -> pa.Table:
     good = plan.broken < 0
     star = plan.star[good]
     labels = plan.stars.labels[star]
-    anomaly = np.array([*ANOMALIES, ""])[plan.anomaly[good]]
     columns = [
         ("spectrum_id", "", "obsid of the file", files["obsid"][good]),
         ("star", "", "number of the star; visits of one star share it", star),
@@ -280,10 +265,13 @@ def _truth(plan: _Plan, files: dict[str, np.ndarray]) -> pa.Table:
         ("teff", "K", "effective temperature", labels[:, 0]),
         ("logg", "log10(cm/s2)", "surface gravity", labels[:, 1]),
         ("feh", "dex", "[Fe/H]", labels[:, 2]),
+        ("alpha", "dex", "[alpha/Fe]", plan.stars.alpha[star]),
+        ("ebv", "mag", "E(B-V)", plan.ebv[star]),
         ("rv", "km/s", "heliocentric radial velocity", plan.stars.rv_kms[star]),
         ("snr_g", "", "S/N per pixel asked for in g", plan.snr_g[good]),
         ("component", "", "0 thin disc, 1 thick disc, 2 halo", plan.stars.component[star]),
-        ("anomaly", "", "what was planted; empty for ordinary stars", anomaly),
+        ("redshift", "", "of quasars and galaxies, 0 for stars", plan.unusual.redshift[star]),
+        ("anomaly", "", "what was planted; empty for ordinary stars", plan.anomaly[good]),
     ]
     arrays = [pa.array(values.tolist() if values.dtype.kind == "U" else values) for _, _, _, values in columns]
     schema = pa.schema(

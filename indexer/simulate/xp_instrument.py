@@ -174,7 +174,7 @@ class XpObservation:
     bp: XpArm
     rp: XpArm
 
-    def take(self, rows: slice) -> XpObservation:
+    def take(self, rows: slice | np.ndarray) -> XpObservation:
         """Return the given rows."""
 
         def part(arm: XpArm) -> XpArm:

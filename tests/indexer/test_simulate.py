@@ -45,7 +45,7 @@ def statistics() -> LrsStatistics:
 
 @pytest.fixture(scope="module")
 def survey(tmp_path_factory: pytest.TempPathFactory) -> LamostSurvey:
-    return simulate_lamost(tmp_path_factory.mktemp("survey") / "sim", n_stars=40, seed=7, anomalies=0.1, broken=4)
+    return simulate_lamost(tmp_path_factory.mktemp("survey") / "sim", n_stars=40, seed=7, anomalies=0.2, broken=4)
 
 
 def depth(emulator: Emulator, labels: np.ndarray, line: float, side: float = 60.0) -> np.ndarray:
@@ -125,7 +125,7 @@ def test_noise_agrees_with_ivar_and_snr_is_what_was_asked(emulator: Emulator, st
     log_flux = np.repeat(shift_to_observer(emulator, SUN, np.zeros(1)), 120, axis=0)
     asked = np.geomspace(10, 300, 120)
     observed = observe_lrs(log_flux, asked, np.random.default_rng(3), statistics)
-    np.testing.assert_allclose(observed.snr[:, 1], asked, rtol=0.2)
+    assert np.isclose(observed.snr[:, 1], asked, rtol=0.2).mean() > 0.97  # a stretch of an arm may be lost
     assert np.array_equal(observed.snr, band_snr(observed.flux, observed.ivar))
     good = observed.ivar[:, band("g")] > 0
     flux, sigma = observed.flux[:, band("g")], 1 / np.sqrt(np.where(good, observed.ivar[:, band("g")], 1))

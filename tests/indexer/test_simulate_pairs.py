@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from indexer.simulate import draw_pairs
-from indexer.simulate.anomalies import PAIR_ANOMALIES, carbon_bands, quasar, white_dwarf
+from indexer.simulate.anomalies import carbon_bands, quasar, white_dwarf
 from indexer.simulate.emulator import Emulator
 from indexer.simulate.instrument import LRS_WAVELENGTH
 from indexer.simulate.light import extinction_law, lrs_pixels, starlight
-from indexer.simulate.pairs import BATCH_PAIRS, Pairs, PairSimulator, draw_magnitude
+from indexer.simulate.pairs import BATCH_PAIRS, PAIR_ANOMALIES, Pairs, PairSimulator, draw_magnitude
 from indexer.simulate.xp_instrument import XpStatistics, binned, colour, g_magnitude, merged_basis, observe_xp, smoothing
 from specdb.errors import InputError
 from specdb.spectra import get_modality
@@ -156,7 +156,7 @@ def test_anomalies_show_in_both_instruments_and_leave_the_others_alone(pairs: Pa
     assert np.median(height(odd.xp_flux[emission]) / height(plain_xp[emission])) > 1.03
     wrong = np.flatnonzero(odd.truth.anomaly == "wrong_pair")
     assert not np.allclose(colour(odd.xp_flux[wrong]), colour(plain_xp[wrong]), atol=0.05)
-    for name in ("white_dwarf", "qso", "carbon", "composite"):
+    for name in ("white_dwarf", "qso", "galaxy", "carbon", "composite"):
         assert np.isfinite(odd.xp_flux[odd.truth.anomaly == name]).all()
     assert len(get_modality("gaia_xp").preparation([odd.xp])) == BATCH_PAIRS
 
