@@ -55,8 +55,8 @@ class CalibrationSettings:
     members: int = 16
     dropout: float = 0.1
     axes: int = 8
-    steps: int = 400
-    batch_size: int = 1024
+    steps: int = 300
+    batch_size: int = 512
     lr: float = 0.03
     freedom: float = 5.0
     smooth: int = 15

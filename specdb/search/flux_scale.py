@@ -60,7 +60,8 @@ def scale_from_metadata(relative: np.ndarray, rows: Sequence[Mapping[str, Any]])
         for prefix, name in (("mag_ps_", "Pan-STARRS"), ("mag_", "input")):
             if prefix == "mag_" and "gri" not in str(row.get("mag_type")):
                 continue
-            known = {b: row[prefix + b] for b in _BANDS_NM if row.get(prefix + b) is not None}
+            # A predicted spectrum of a strange star may be negative in a band, which then tells nothing.
+            known = {b: row[prefix + b] for b in _BANDS_NM if row.get(prefix + b) is not None and estimate[b][i] > 0}
             if known:
                 found = np.array([estimate[b][i] * 10 ** (-0.4 * m) for b, m in known.items()])
                 scale[i] = np.median(found)

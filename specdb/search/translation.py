@@ -11,23 +11,21 @@ instrument; it is refused.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pyarrow as pa
 
 from specdb.encoders import Encoder, encoder_folder
 from specdb.encoders.clip import ClipModel
 from specdb.errors import InputError, QueryError
-from specdb.rows import Rows
 from specdb.search.error_model import ErrorModel, decode, load_error_models
 from specdb.search.flux_scale import scale_from_metadata, user_scale
 from specdb.search.query import Query, find_modality, parse_question
+from specdb.search.translated import LRS_RELATIVE, XP_RELATIVE, Translation, translation_rows
 from specdb.spectra import Spectra, get_modality
 from specdb.store import matrix
-from specdb.store.tables import fixed_size_lists
 
 if TYPE_CHECKING:
     from specdb.database import Database
@@ -40,8 +38,6 @@ METHODS = ("decoder", "neighbours")
 #: Thinned decoders of an encoder that has not been calibrated, and the share of units each lacks.
 _UNCALIBRATED = (16, 0.1)
 _Z95 = 1.959964
-#: Units of the flux of a translation.
-XP_RELATIVE, XP_ABSOLUTE, LRS = "flux relative to that at 550 nm", "W m-2 nm-1", "flux relative to the continuum"
 
 
 @dataclass(frozen=True)
@@ -71,61 +67,6 @@ class Observed:
 
     def __len__(self) -> int:
         return len(self.flux)
-
-
-@dataclass(frozen=True, repr=False)
-class Translation(Rows):
-    """Predicted spectra.
-
-    As rows, one spectrum is a table of its samples: ``wavelength`` (vacuum Angstrom), ``flux``, ``flux_error`` (half the
-    interval that holds 68.27 %), ``flux_low`` and ``flux_high`` (95 %). Several spectra have a row each, with lists.
-
-    Attributes
-    ----------
-    modality, source : str
-        Predicted modality, and that of the spectra it was predicted from.
-    wavelength : ndarray (n_grid,), float64
-        Vacuum Angstrom.
-    flux, sigma, half_95 : ndarray (m, n_grid)
-        Prediction, and half the width of its 68.27 % and 95 % intervals, in `unit`.
-    unit : str
-    names : list of str
-    ids : ndarray (m,), int64
-    method : str
-    encoder : str
-    calibrated : bool
-        Whether the intervals were calibrated on held-out pairs; else they are only the spread of decoders or neighbours.
-    notes : dict
-        Where the scale comes from, the coverage measured by the calibration.
-    """
-
-    modality: str
-    source: str
-    wavelength: np.ndarray
-    flux: np.ndarray
-    sigma: np.ndarray
-    half_95: np.ndarray
-    unit: str
-    names: list[str]
-    ids: np.ndarray
-    method: str
-    encoder: str
-    calibrated: bool
-    notes: dict[str, Any]
-
-    @property
-    def meta(self) -> dict[str, Any]:
-        """Facts for the header of a file."""
-        facts = {
-            "modality": self.modality,
-            "translated_from": self.source,
-            "method": self.method,
-            "encoder": self.encoder,
-            "flux_unit": self.unit,
-            "errors": "calibrated on held-out pairs" if self.calibrated else "spread only, not calibrated",
-            **self.notes,
-        }
-        return facts if len(self.flux) != 1 else {"query": self.names[0], **facts}
 
 
 def translate(
@@ -163,7 +104,7 @@ def translate(
     if target.name != "gaia_xp":
         return result
     given = user_scale(result.flux, g_mag, flux_550)
-    return _absolute(result, *(given or scale_from_metadata(result.flux, observed.metadata)))
+    return result.scaled(*(given or scale_from_metadata(result.flux, observed.metadata)))
 
 
 def gather(db: Database, query: Query | Sequence[Query], to: str, modality: str | None = None) -> Observed:
@@ -264,7 +205,7 @@ def by_decoder(encoder: Encoder, observed: Observed, to: str, errors: ErrorModel
         notes = {"coverage": errors.facts.get("coverage", {}), "calibration": errors.facts.get("origin", "")}
     else:
         sigma, half_95, notes = predicted.spread, _Z95 * predicted.spread, {}
-    return _translation(observed, to, predicted.flux, sigma, half_95, "decoder", encoder, bool(errors), notes)
+    return _translation(observed, to, (predicted.flux, sigma, half_95), "decoder", encoder, bool(errors), notes)
 
 
 def by_neighbours(encoder: Encoder, observed: Observed, to: str, bank: np.ndarray, cosine: np.ndarray) -> Translation:
@@ -293,7 +234,7 @@ def by_neighbours(encoder: Encoder, observed: Observed, to: str, bank: np.ndarra
     variance = (weight * (bank - flux[:, None]) ** 2).sum(axis=1) * unbiased * (1 + 1 / effective)
     sigma = np.sqrt(variance) if bank.shape[1] > 1 else np.full_like(flux, np.nan)
     notes = {"neighbours": int(bank.shape[1])}
-    return _translation(observed, to, flux, sigma, _Z95 * sigma, "neighbours", encoder, False, notes)
+    return _translation(observed, to, (flux, sigma, _Z95 * sigma), "neighbours", encoder, False, notes)
 
 
 def _require_both(encoder: Encoder, source: str, to: str) -> None:
@@ -308,66 +249,27 @@ def _require_both(encoder: Encoder, source: str, to: str) -> None:
 def _translation(
     observed: Observed,
     to: str,
-    flux: np.ndarray,
-    sigma: np.ndarray,
-    half_95: np.ndarray,
+    arrays: tuple[np.ndarray, np.ndarray, np.ndarray],
     method: str,
     encoder: Encoder,
     calibrated: bool,
     notes: dict[str, Any],
 ) -> Translation:
-    wavelength = get_modality(to).wavelength
-    unit = XP_RELATIVE if to == "gaia_xp" else LRS
-    arrays = (flux.astype(np.float32), sigma.astype(np.float32), half_95.astype(np.float32))
-    rows = _rows(wavelength, *arrays, unit, observed.names, observed.ids)
+    flux, sigma, half_95 = (a.astype(np.float32) for a in arrays)
+    wavelength, unit = get_modality(to).wavelength, XP_RELATIVE if to == "gaia_xp" else LRS_RELATIVE
     return Translation(
-        rows, to, observed.modality, wavelength, *arrays, unit, observed.names, observed.ids, method, encoder.name,
-        calibrated, notes,
-    )  # fmt: skip
-
-
-def _absolute(t: Translation, scale: np.ndarray, origin: list[str]) -> Translation:
-    """Bring XP spectra to W m-2 nm-1 where the scale of all is known; the error of the scale is not added."""
-    if not np.isfinite(scale).all():
-        missing = t.names[int(np.flatnonzero(~np.isfinite(scale))[0])]
-        return replace(t, notes=t.notes | {"scale": f"unknown: no magnitude of {missing}; give G or the flux at 550 nm"})
-    flux, sigma, half_95 = (a * scale[:, None] for a in (t.flux, t.sigma, t.half_95))
-    rows = _rows(t.wavelength, flux, sigma, half_95, XP_ABSOLUTE, t.names, t.ids)
-    notes = t.notes | {"scale": origin[0] if len(origin) == 1 else "from magnitudes, star by star"}
-    return replace(t, rows=rows, flux=flux, sigma=sigma, half_95=half_95, unit=XP_ABSOLUTE, notes=notes)
-
-
-def _rows(
-    wavelength: np.ndarray,
-    flux: np.ndarray,
-    sigma: np.ndarray,
-    half_95: np.ndarray,
-    unit: str,
-    names: list[str],
-    ids: np.ndarray,
-) -> pa.Table:
-    columns = {"flux": flux, "flux_error": sigma, "flux_low": flux - half_95, "flux_high": flux + half_95}
-    what = {
-        "flux": "predicted flux",
-        "flux_error": "half the interval that holds 68.27 %",
-        "flux_low": "lower end of the interval that holds 95 %",
-        "flux_high": "upper end of the interval that holds 95 %",
-    }
-    physical = {"unit": "W m-2 nm-1"} if unit == XP_ABSOLUTE else {}
-    if len(flux) == 1:
-        fields = [pa.field("wavelength", pa.float64(), metadata={"unit": "Angstrom", "description": "vacuum wavelength"})]
-        arrays: list[pa.Array] = [pa.array(wavelength)]
-        for name, values in columns.items():
-            fields.append(pa.field(name, pa.float64(), metadata={"description": f"{what[name]}; {unit}", **physical}))
-            arrays.append(pa.array(values[0]))
-        return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
-    known = ids >= 0
-    fields = [pa.field("query", pa.string()), pa.field("spectrum_id", pa.int64())]
-    arrays = [pa.array(names), pa.array(ids, mask=~known)]
-    # Single precision holds fluxes in W m-2 nm-1 (1e-19 to 1e-12) as well as relative ones.
-    for name, values in columns.items():
-        lists = fixed_size_lists(values)
-        fields.append(pa.field(name, lists.type, metadata={"description": f"{what[name]}; {unit}", **physical}))
-        arrays.append(lists)
-    grid = {"wavelength_vac_angstrom": str(wavelength.tolist())}
-    return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=grid))
+        translation_rows(wavelength, flux, sigma, half_95, unit, observed.names, observed.ids),
+        modality=to,
+        source=observed.modality,
+        wavelength=wavelength,
+        flux=flux,
+        sigma=sigma,
+        half_95=half_95,
+        unit=unit,
+        names=observed.names,
+        ids=observed.ids,
+        method=method,
+        encoder=encoder.name,
+        calibrated=calibrated,
+        notes=notes,
+    )

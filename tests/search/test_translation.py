@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from astropy.table import Table
 from click.testing import CliRunner, Result
 
 import specdb
+from indexer import IngestSettings, build_index
 from indexer.evaluate.pairs import simulated_pairs
 from indexer.train.translation import CalibrationSettings, calibrate_translation, coverage
 from specdb.cli import cli
@@ -26,7 +28,7 @@ from specdb.search.error_model import ERRORS_FILE, decode, load_error_models, sa
 from specdb.search.flux_scale import scale_from_g, scale_from_metadata, user_scale
 from specdb.spectra import Source, Spectra, get_modality
 from specdb.spectra.readers import read_source
-from specdb.store import Store
+from specdb.store import Store, matrix
 from tests.search.two_modalities import SPLIT, TwoModalities, build_two_modalities, save_encoder
 
 WAYS = [("lamost_lrs", "gaia_xp"), ("gaia_xp", "lamost_lrs")]
@@ -328,3 +330,44 @@ def test_a_figure_with_what_was_observed(tmp_path: Path) -> None:
     paths = save_figure(figure, tmp_path / "figure", (".png", ".pdf"))
     assert [path.suffix for path in paths] == [".png", ".pdf"]
     assert len(figure.axes) == 2
+
+
+@pytest.fixture(scope="module")
+def real_db(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("real")
+    save_encoder(folder / "encoder")
+    with (shared / "pairs" / "lamost_gaia_xp_pairs.csv").open() as lines:
+        files = [shared / row["lamost_path"] for row in csv.DictReader(lines)]
+    for survey, paths in (("lamost", files), ("gaia-xp", [shared / "gaia_xp_field2000"])):
+        settings = IngestSettings(workers=0)
+        build_index(folder / "db", survey, paths, encoder=str(folder / "encoder"), ingest_settings=settings)
+    return folder / "db"
+
+
+@pytest.mark.shared
+class TestRealPairs:
+    """Three stars that LAMOST and Gaia both observed, in nine LAMOST spectra."""
+
+    def test_both_ways(self, real_db: Path, shared: Path) -> None:
+        opened = specdb.open(real_db)
+        assert opened.counts() == {"gaia_xp": 2000, "lamost_lrs": 9}
+        hits = opened.search(211248, to="gaia_xp", k=2000)
+        assert 120435178731136 in hits.ids
+        assert 211248 in opened.search(120435178731136, to="lamost_lrs", k=9).ids
+        three = opened.translate(
+            [211248, shared / "lamost_dr8_repeat" / "spec-55859-F5907_sp11-090.fits.gz", 211010], "gaia_xp"
+        )
+        assert three.unit == "W m-2 nm-1"  # all have g, r, i
+        assert opened.translate([120435178731136, 319343704120704], "lamost_lrs").flux.shape == (2, 1462)
+
+    def test_header_magnitudes_give_the_flux_at_550_nm(self, real_db: Path, shared: Path) -> None:
+        opened = specdb.open(real_db)
+        pairs = {211248: 120435178731136, 211090: 319343704120704, 299910137: 349511554371328}
+        rows = opened.spectra(list(pairs), "lamost_lrs").drop_columns(["flux", "ivar"]).to_pylist()
+        relative = matrix(opened.spectra(list(pairs.values()), "gaia_xp")["flux"])
+        scale, origin = scale_from_metadata(relative, rows)
+        with (shared / "pairs" / "xp_sampled_three_stars.csv").open() as lines:
+            at_550 = next(row for row in csv.DictReader(lines) if float(row["wavelength_nm"]) == 550)
+        observed = np.array([float(at_550[f"flux_{i}"]) for i in pairs.values()])
+        np.testing.assert_allclose(2.5 * np.log10(scale / observed), 0, atol=0.1)
+        assert all("which agree to 0.0" in text for text in origin)
