@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -98,7 +100,9 @@ class ClipModel(nn.Module):
             raise InputError(f"this CLIP model (variant {self.config.variant!r}) was built without prediction decoders")
         return self.get_submodule(f"{to}_cross_decoder")(embeddings["shared"])
 
-    def losses(self, lamost_lrs: Tensor, gaia_xp: Tensor) -> dict[str, Tensor]:
+    def losses(
+        self, lamost_lrs: Tensor, gaia_xp: Tensor, gather: Callable[[Tensor], Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Return the losses of pairs of spectra.
 
         Reconstruction and prediction errors are mean absolute errors summed over the two modalities. Targets are the
@@ -108,6 +112,8 @@ class ClipModel(nn.Module):
         ----------
         lamost_lrs, gaia_xp : Tensor (B, n_pixels of the modality)
             Row i of both is the same star.
+        gather : callable, optional
+            Brings together the shared embeddings of all processes that train the model, for the contrastive loss.
 
         Returns
         -------
@@ -116,7 +122,8 @@ class ClipModel(nn.Module):
         """
         c = self.config
         lrs, xp = self.embed(lamost_lrs, "lamost_lrs"), self.embed(gaia_xp, "gaia_xp")
-        losses = {"contrastive": contrastive_loss(xp["shared"], lrs["shared"], c.logit_multiplier)}
+        shared = [xp["shared"], lrs["shared"]] if gather is None else [gather(xp["shared"]), gather(lrs["shared"])]
+        losses = {"contrastive": contrastive_loss(*shared, c.logit_multiplier)}
         total = losses["contrastive"]
         if c.reconstructs:
             losses["reconstruction"] = F.l1_loss(self.reconstruct(xp, "gaia_xp"), gaia_xp) + F.l1_loss(
