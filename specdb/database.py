@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,14 +11,20 @@ import numpy as np
 import pyarrow as pa
 
 from specdb.catalog import LabelReport, MatchQuality, add_labels, crossmatch, run_sql
-from specdb.encoders import Encoder, load_encoder
 from specdb.errors import DatabaseError, ProvenanceError, QueryError
 from specdb.rows import Rows
-from specdb.search import Hits, IndexCard, VectorIndex
-from specdb.search.query import Query, encode_spectra, find_modality, metadata_of, parse_question
-from specdb.search.translation import Translation, translate
+from specdb.search import Hits, IndexCard, JointHits, Plan, VectorIndex
+from specdb.search.answer import Request, answer, make_plan
+from specdb.search.asked import Many, modality_of
+from specdb.search.batch import Answers, answer_many
+from specdb.search.lookups import Lookups
+from specdb.search.query import Query, encode_spectra
 from specdb.spectra import Spectra, get_modality
-from specdb.store import Problem, Store, matrix, read_table, verify_store
+from specdb.store import Problem, Store, open_parts, read_table, verify_store
+
+if TYPE_CHECKING:
+    from specdb.encoders import Encoder
+    from specdb.search.translation import Translation
 
 if TYPE_CHECKING:
     from specdb.heads import Head, HeadEvaluation
@@ -78,6 +83,8 @@ class Database:
         ProvenanceError
             When its weights are not those that made the stored embeddings.
         """
+        from specdb.encoders import load_encoder
+
         encoder = load_encoder(self.store.encoder_location)
         for modality in self.modalities:
             stored = self._embedded_with(modality)
@@ -124,7 +131,7 @@ class Database:
     def spectra(self, ids: list[int] | np.ndarray, modality: str | None = None) -> pa.Table:
         """Return the full rows (metadata, flux, ivar) of the given ids, in their order."""
         wanted = np.asarray(ids, np.int64)
-        modality = modality or self._modality_of(int(wanted[0]))
+        modality = modality or modality_of(self, int(wanted[0]))
         found = []
         for part in self.store.spectra_parts(modality):
             here = read_table(self.store.root / part, ["spectrum_id"])["spectrum_id"].to_numpy()
@@ -140,61 +147,130 @@ class Database:
 
     # -- asking --------------------------------------------------------------------------------------------------------
 
+    @cached_property
+    def lookups(self) -> Lookups:
+        """Filters and star tables that searches made and the next ones use."""
+        return Lookups(self.store, self.index)
+
     def search(
-        self, query: Query, *, k: int = 10, to: str | None = None, modality: str | None = None, include_self: bool = False
-    ) -> Hits:
+        self,
+        query: Query,
+        *,
+        k: int | None = None,
+        to: str | Sequence[str] | None = None,
+        modality: str | None = None,
+        where: str | None = None,
+        radius_deg: float | None = None,
+        min_score: float | None = None,
+        exclude: Literal["row", "star", "none"] = "row",
+        star_radius_arcsec: float = 3.0,
+        fuse: Literal["rrf", "score"] | None = None,
+        labels: Sequence[str] = (),
+        with_spectra: bool = False,
+    ) -> Hits | JointHits:
         """Find the spectra most similar to one spectrum.
 
         Parameters
         ----------
         query : int, str, Path or Spectra
             A spectrum_id of the database, a spectrum file, or one spectrum as arrays.
-        k : int
-            Number of answers; fewer come only when the database holds fewer.
-        to : str, optional
-            Modality of the answers; by default that of the query. Another one needs an encoder that aligns both.
+        k : int, optional
+            Number of answers, 10 by default; fewer come only when fewer there are, and the plan says so.
+        to : str or sequence of str, optional
+            Modality of the answers; by default that of the query. Another one needs an encoder that aligns both. Several
+            give `JointHits`.
         modality : str, optional
             Modality of the query where it is not clear.
-        include_self : bool
-            Keep the query itself among the answers when the database holds it.
+        where : str, optional
+            SQL condition that answers must satisfy, over metadata and labels: ``"teff < 4500 AND snr_g > 20"``.
+        radius_deg, min_score : float, optional
+            All answers within an angle between embeddings, or above a cosine, up to `k` where that is given.
+        exclude : {"row", "star", "none"}
+            What is left out: the query itself, every spectrum of its star, or nothing.
+        star_radius_arcsec : float
+            Spectra this close, or with one Gaia id, are of one star.
+        fuse : {"rrf", "score"}, optional
+            Make one list of stars from several modalities; see `specdb.search.fusion.fuse_hits`.
+        labels : sequence of str
+            Catalogues whose columns are appended.
+        with_spectra : bool
+            Append flux and ivar.
 
         Returns
         -------
-        Hits
+        Hits or JointHits
 
         Raises
         ------
         QueryError
-            For a query or a `k` that makes no sense.
+            For a query, a condition or a number that makes no sense.
         DatabaseError
             When nothing has been indexed yet.
         """
-        if k <= 0:
-            raise QueryError(f"k is {k}; ask for at least one answer")
-        if not self.modalities:
-            raise DatabaseError(f"{self.store.root} holds no spectra yet; fill it with `specdb build-index`")
-        if modality is not None and modality not in self.modalities:
-            raise QueryError(f"the database has no modality {modality!r}; it has {', '.join(self.modalities)}")
-        question = parse_question(query, [modality] if modality else self.modalities)
-        own = question.spectrum_id
-        if own is not None:
-            source = modality or self._modality_of(own)
-            vector = self._stored_vector(source, own)
-        else:
-            assert question.spectra is not None
-            if question.modality is None:
-                raise QueryError(f"say of which modality the spectrum is: {', '.join(self.modalities)}")
-            source = question.modality
-            vector, own = self._vector_of(question.spectra, source)
-        target = to or source
-        index = self.index(target)
-        exclude = np.array([own]) if own is not None and target == source and not include_self else None
-        scores, ids = index.search(vector, k, exclude_ids=exclude)
-        rows = metadata_of(self.store, target, ids[0])
-        cosines = np.minimum(scores[0], 1)  # rounding can lift a cosine above 1
-        ranked = rows.add_column(0, "score", pa.array(cosines, pa.float32()))
-        ranked = ranked.add_column(0, "rank", pa.array(np.arange(1, len(ids[0]) + 1), pa.int32()))
-        return Hits(ranked, question.name, target, self.store.default_encoder, index.card)
+        request = Request(k, radius_deg, min_score, where, exclude, star_radius_arcsec)
+        return answer(self, query, request, to=to, modality=modality, fuse=fuse, labels=labels, with_spectra=with_spectra)
+
+    def search_many(
+        self,
+        queries: Many,
+        *,
+        k: int | None = None,
+        to: str | None = None,
+        modality: str | None = None,
+        where: str | None = None,
+        radius_deg: float | None = None,
+        min_score: float | None = None,
+        exclude: Literal["row", "star", "none"] = "row",
+        star_radius_arcsec: float = 3.0,
+        columns: Sequence[str] = (),
+        labels: Sequence[str] = (),
+        skip_unknown: bool = False,
+    ) -> Answers:
+        """Answer many queries by matrix searches, block by block: the answers may be more than memory holds.
+
+        Parameters
+        ----------
+        queries : ndarray or sequence of int, ndarray (m, d) of float, Spectra, pyarrow.Table, str or Path
+            See `specdb.search.asked.ask_many`: ids, unit vectors, spectra, a table of ids or a file of one, or SQL.
+        columns : sequence of str
+            Metadata columns of the answers to append.
+        skip_unknown : bool
+            Leave out ids that the database does not have, and spectra that cannot be used.
+        k, to, modality, where, radius_deg, min_score, exclude, star_radius_arcsec, labels
+            See `search`.
+
+        Returns
+        -------
+        Answers
+            ``reader()`` streams them, ``save(path)`` writes them, ``rows()`` holds them.
+
+        Raises
+        ------
+        QueryError, InputError, DatabaseError
+            See `search`; unknown ids are counted.
+        """
+        request = Request(k, radius_deg, min_score, where, exclude, star_radius_arcsec)
+        return answer_many(
+            self, queries, request, to=to, modality=modality, columns=columns, labels=labels, skip_unknown=skip_unknown
+        )
+
+    def explain(
+        self,
+        modality: str,
+        *,
+        k: int | None = None,
+        where: str | None = None,
+        radius_deg: float | None = None,
+        min_score: float | None = None,
+        queries: int = 1,
+    ) -> Plan:
+        """Say how a search of a modality would be answered and what the answer would be worth, without searching."""
+        return make_plan(self, modality, Request(k, radius_deg, min_score, where), queries)
+
+    def metadata_columns(self, modality: str) -> list[str]:
+        """Return the names of a modality's metadata columns."""
+        names = open_parts(self.store.root, self.store.spectra_parts(modality)).schema.names
+        return [name for name in names if name not in ("flux", "ivar")]
 
     def translate(
         self,
@@ -236,6 +312,8 @@ class Database:
         InputError
             For an unknown modality, or an encoder without decoders.
         """
+        from specdb.search.translation import translate  # needs torch
+
         return translate(self, query, to, modality=modality, method=method, k=k, g_mag=g_mag, flux_550=flux_550)
 
     def sql(self, query: str, *, untrusted: bool = False) -> Rows:
@@ -311,31 +389,6 @@ class Database:
         """Return the weight hash that the default encoder's stored embeddings of a modality were made with."""
         parts = self.store.embedding_parts(self.store.default_encoder, modality)
         return self.store.provenance(parts[0])["weight_hash"] if parts else None
-
-    def _vector_of(self, spectra: Spectra, modality: str) -> tuple[np.ndarray, int | None]:
-        vector = self.embed(spectra, modality)
-        own = spectra.metadata["spectrum_id"][0].as_py() if spectra.metadata.num_rows else None
-        return vector, own
-
-    def _stored_vector(self, modality: str, spectrum_id: int) -> np.ndarray:
-        """Return the stored vector (1, d) of a spectrum, from the index's cache or, if that lags behind, from Parquet."""
-        with suppress(QueryError, DatabaseError):
-            return self.index(modality).vectors(np.array([spectrum_id]))
-        for part in self.store.embedding_parts(self.store.default_encoder, modality):
-            table = read_table(self.store.root / part, ["spectrum_id"])
-            rows = np.flatnonzero(table["spectrum_id"].to_numpy() == spectrum_id)
-            if len(rows):
-                return matrix(read_table(self.store.root / part, ["shared"])["shared"])[rows]
-        raise QueryError(f"{modality} has no embedded spectrum with the id {spectrum_id}; run `specdb embed` if it is new")
-
-    def _modality_of(self, spectrum_id: int) -> str:
-        """Return the modality that holds an id, asking the indices first: they know without reading Parquet."""
-        indexed = []
-        for modality in self.modalities:
-            with suppress(QueryError, DatabaseError):
-                self.index(modality).vectors(np.array([spectrum_id]))
-                indexed.append(modality)
-        return indexed[0] if len(indexed) == 1 else find_modality(self.store, spectrum_id)
 
     # -- health --------------------------------------------------------------------------------------------------------
 

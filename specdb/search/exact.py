@@ -1,4 +1,4 @@
-"""Exact answers: inner products of chosen pairs, and the true neighbours, nearest or within a radius, among all rows or some.
+"""Exact answers: inner products of chosen pairs, and the true neighbours of all rows or some, nearest or within a radius.
 
 Everything works against a memory map larger than memory: at most one block of rows is copied at a time.
 """
@@ -185,8 +185,8 @@ def within(
         block = np.ascontiguousarray(vectors[part] if rows is None else vectors[rows[part]])
         for start in range(0, len(queries), max(1, _PAIRS // len(block))):
             some = queries[start : start + max(1, _PAIRS // len(block))]
-            line, column = np.nonzero(some @ block.T >= least - _PRODUCT_ERROR)
-            line += start
+            at, column = np.nonzero(some @ block.T >= least - _PRODUCT_ERROR)
+            line = at + start
             row = column + part.start if rows is None else rows[part][column]
             pairs = blocks(len(line), vectors.shape[1])
             products = [inner_products(vectors, queries[line[pair]], row[pair, None])[:, 0] for pair in pairs]
@@ -195,7 +195,7 @@ def within(
             lines.append(line[keep])
             scores.append(exact[keep])
             found.append(row[keep])
-    line, score, row = (np.concatenate(pieces) for pieces in (lines, scores, found))
-    order = np.lexsort((row, -score, line))
-    limits = np.concatenate([[0], np.cumsum(np.bincount(line, minlength=len(queries)))]).astype(np.int64)
-    return limits, score[order], row[order]
+    owners, values, rows_found = np.concatenate(lines), np.concatenate(scores), np.concatenate(found)
+    order = np.lexsort((rows_found, -values, owners))
+    limits = np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=len(queries)))]).astype(np.int64)
+    return limits, values[order], rows_found[order]

@@ -9,8 +9,9 @@ import numpy as np
 
 from specdb.rows import Rows
 from specdb.search.card import IndexCard
+from specdb.search.planner import Plan
 
-__all__ = ["Hits"]
+__all__ = ["Hits", "JointHits"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -21,7 +22,7 @@ class Hits(Rows):
     ----------
     rows : pyarrow.Table
         ``rank`` (from 1), ``score`` (cosine similarity, at most 1), ``spectrum_id``, then the columns of the `spectra` table
-        but flux and ivar, best first.
+        but flux and ivar (these too where asked for), then labels as ``<catalogue>_<column>``; best first.
     query : str
         What was asked for: an id or a file name.
     modality : str
@@ -30,12 +31,15 @@ class Hits(Rows):
         Encoder of both sides.
     index : IndexCard
         The index that answered; its `certificate` says how often such answers are the exact ones.
+    plan : Plan
+        How the answer was found, and what it is worth.
     """
 
     query: str
     modality: str
     encoder: str
     index: IndexCard
+    plan: Plan
 
     @property
     def ids(self) -> np.ndarray:
@@ -49,6 +53,32 @@ class Hits(Rows):
 
     @property
     def meta(self) -> dict[str, Any]:
-        """Query, modality, encoder and measured recall."""
-        recall = str(self.index.certificate)
-        return {"query": self.query, "modality": self.modality, "encoder": self.encoder, "recall": recall}
+        """Query, modality, encoder, measured recall and plan."""
+        facts = {"query": self.query, "modality": self.modality, "encoder": self.encoder}
+        return facts | {"recall": str(self.index.certificate), "plan": str(self.plan)}
+
+
+@dataclass(frozen=True, repr=False)
+class JointHits(Rows):
+    """Answers to one query from several modalities.
+
+    Attributes
+    ----------
+    rows : pyarrow.Table
+        Not fused: the rows of the parts one after the other, each ranked for itself, with the columns that all have.
+        Fused: one row per star; see `specdb.search.fusion.fuse_hits`.
+    query : str
+    parts : dict of str to Hits
+        By modality.
+    fusion : str or None
+        ``rrf``, ``score``, or None.
+    """
+
+    query: str
+    parts: dict[str, Hits]
+    fusion: str | None
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """Query, fusion, and what each part says."""
+        return {"query": self.query, "fusion": self.fusion or "none"} | {m: str(h.plan) for m, h in self.parts.items()}

@@ -124,7 +124,8 @@ class Plan:
     def __str__(self) -> str:
         """Two lines for people."""
         filtered = "" if self.n_matching is None else f", {self.n_matching:,} of which match {self.where!r}"
-        return f"plan: {self.kind} search of {self.n_searched:,} {self.modality} spectra{filtered}: {self.why}\n{self.guarantee}"
+        searched = f"{self.n_searched:,} {self.modality} spectra{filtered}"
+        return f"plan: {self.kind} search of {searched}: {self.why}\n{self.guarantee}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

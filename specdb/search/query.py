@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from specdb.encoders import Encoder
-from specdb.errors import InputError, QueryError, ReadError
+from specdb.errors import DatabaseError, InputError, QueryError, ReadError
 from specdb.spectra import Modality, Prepared, Source, Spectra, get_modality
 from specdb.spectra.readers import read_source
 from specdb.store import Store, open_parts, readable
 
-__all__ = ["Question", "encode_spectra", "find_modality", "metadata_of", "parse_question", "read_question"]
+if TYPE_CHECKING:
+    from specdb.encoders import Encoder
+
+__all__ = ["Question", "encode_spectra", "find_modality", "metadata_of", "parse_question", "read_question", "take_rows"]
+
+#: Characters shown of what the readers of one modality looked for; `specdb ingest` lists all of it.
+_DETAIL = 160
 
 Query = int | np.integer | str | Path | Spectra
 
@@ -77,7 +85,7 @@ def read_question(path: Path, modalities: list[str]) -> Question:
         except ReadError as error:
             if error.reason not in ("unknown_format", "other_instrument"):
                 raise InputError(f"{path}: {error}") from error
-            declined.append(f"{name}: {error.detail}")
+            declined.append(f"{name}: {shorten(error.detail, _DETAIL, placeholder=' ...')}")
             continue
         n = sum(map(len, spectra))
         if n != 1:
@@ -127,11 +135,32 @@ def encode_spectra(
     return encoder.encode(prepared.flux, modality.name, device=device, pad=False)["shared"], prepared
 
 
-def metadata_of(store: Store, modality: str, ids: np.ndarray) -> pa.Table:
-    """Return the metadata rows (everything but flux and ivar) of the given ids, in their order."""
+def metadata_of(store: Store, modality: str, ids: np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return metadata rows of the given ids, in their order, which may name one more than once.
+
+    Parameters
+    ----------
+    store : Store
+    modality : str
+    ids : ndarray (n,), int64
+    columns : sequence of str, optional
+        Everything but flux and ivar by default; ``spectrum_id`` is among them in any case.
+    """
     dataset = open_parts(store.root, store.spectra_parts(modality))
-    columns = [name for name in dataset.schema.names if name not in ("flux", "ivar")]
+    if columns is None:
+        columns = [name for name in dataset.schema.names if name not in ("flux", "ivar")]
+    columns = list(dict.fromkeys(["spectrum_id", *columns]))
     with readable(store.root):
-        found = dataset.to_table(columns=columns, filter=pc.field("spectrum_id").isin(pa.array(ids, pa.int64())))
-    place = {spectrum_id: row for row, spectrum_id in enumerate(found["spectrum_id"].to_pylist())}
-    return found.take(pa.array([place[i] for i in ids.tolist()], pa.int64()))
+        found = dataset.to_table(columns=columns, filter=pc.field("spectrum_id").isin(pa.array(np.unique(ids), pa.int64())))
+    return take_rows(found, ids)
+
+
+def take_rows(found: pa.Table, ids: np.ndarray) -> pa.Table:
+    """Return the rows of the given ids, in their order, from a table that has each of them once."""
+    here = found["spectrum_id"].to_numpy()
+    order = np.argsort(here)
+    place = order[np.minimum(np.searchsorted(here, ids, sorter=order), max(len(here) - 1, 0))] if len(here) else order
+    if len(ids) and (not len(here) or (here[place] != ids).any()):
+        missing = ids[0] if not len(here) else ids[here[place] != ids][0]
+        raise DatabaseError(f"the index knows spectrum {missing}, the stored spectra do not; run `specdb verify`")
+    return found.take(pa.array(place[: len(ids)]))

@@ -76,7 +76,7 @@ def test_a_file_is_answered_like_its_row(survey: LamostSurvey, undisturbed: Path
     assert by_id.ids.tolist() == by_file.ids.tolist()
     np.testing.assert_allclose(by_id.scores, by_file.scores, atol=1e-5)
     assert spectrum_id not in by_id.ids
-    assert db.search(spectrum_id, k=5, include_self=True).ids[0] == spectrum_id
+    assert db.search(spectrum_id, k=5, exclude="none").ids[0] == spectrum_id
 
 
 def test_files_added_later_extend_the_index(survey: LamostSurvey, undisturbed: Path, tmp_path: Path) -> None:
