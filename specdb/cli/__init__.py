@@ -30,6 +30,7 @@ _COMMANDS = {
     "simulate": ("specdb.cli.simulate", "simulate", "Write a simulated survey in the survey's own format."),
     "sql": ("specdb.cli.sql", "sql", "Run SQL over spectra, embeddings, catalogues and pairs."),
     "status": ("specdb.cli.health", "status", "Say what a database holds."),
+    "train": ("specdb.cli.train", "train", "Train encoders on your own spectra (resumable)."),
     "translate": ("specdb.cli.translate", "translate", "Predict what another instrument would show of a star."),
     "verify": ("specdb.cli.health", "verify", "Check files, checksums, counts and provenance."),
 }
