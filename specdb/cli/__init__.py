@@ -27,6 +27,7 @@ _COMMANDS = {
     "ingest": ("specdb.cli.build", "ingest", "Read and prepare a survey's files without embedding them."),
     "labels": ("specdb.cli.labels", "labels", "Add, list, show, rematch and remove catalogues of labels."),
     "search": ("specdb.cli.search", "search", "Find the spectra most similar to one spectrum."),
+    "send": ("specdb.cli.send", "send", "Send the answer to an SQL query to TOPCAT or Aladin."),
     "simulate": ("specdb.cli.simulate", "simulate", "Write a simulated survey in the survey's own format."),
     "sql": ("specdb.cli.sql", "sql", "Run SQL over spectra, embeddings, catalogues and pairs."),
     "status": ("specdb.cli.health", "status", "Say what a database holds."),
