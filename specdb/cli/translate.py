@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from specdb.cli.common import db_option, device_option, output_options, print_table
-from specdb.errors import QueryError
 
 if TYPE_CHECKING:
     from specdb.search.translation import Translation
@@ -19,7 +18,12 @@ __all__ = ["translate"]
 @click.command()
 @click.argument("queries", nargs=-1, metavar="QUERY...")
 @click.option("--to", required=True, metavar="MODALITY", help="Modality to predict: gaia_xp, lamost_lrs.")
-@click.option("--ids", type=click.Path(path_type=Path), help="Table with a column spectrum_id: translate all of them.")
+@click.option(
+    "--from",
+    "source",
+    metavar="TABLE",
+    help="Translate many ids: a file with a column spectrum_id, '-' for ids on standard input, or SQL.",
+)
 @click.option("--modality", help="Modality of the query where it is not clear.")
 @click.option(
     "--method",
@@ -41,7 +45,7 @@ __all__ = ["translate"]
 def translate(
     queries: tuple[str, ...],
     to: str,
-    ids: Path | None,
+    source: str | None,
     modality: str | None,
     method: str,
     k: int,
@@ -59,14 +63,16 @@ def translate(
     row each.
     """
     from specdb.database import Database
+    from specdb.search.asked import read_ids
     from specdb.store import Store
 
-    wanted: list[str | int] = [*queries, *(_read_ids(ids) if ids else [])]
+    database = Database(Store.open(db), device)
+    wanted: list[str | int] = [*queries, *(read_ids(database, source).tolist() if source else [])]
     if not wanted:
-        raise click.UsageError("give a QUERY, or a table of ids with --ids")
+        raise click.UsageError("give a QUERY, or a table of ids with --from")
     if plot and len(wanted) > 1:
         raise click.UsageError(f"--plot shows one spectrum, these are {len(wanted)} queries")
-    found = Database(Store.open(db), device).translate(
+    found = database.translate(
         wanted,
         to,
         modality=modality,
@@ -85,21 +91,6 @@ def translate(
     if not (output or plot) or fmt != "table":
         print_table(found.rows, fmt)
     _say(found)
-
-
-def _read_ids(path: Path) -> list[int]:
-    """Return the column spectrum_id of a table in a format that Arrow or astropy reads."""
-    try:
-        if path.suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            return pq.read_table(path, columns=["spectrum_id"])["spectrum_id"].to_pylist()
-        from astropy.table import Table
-
-        forms = {".csv": "ascii.csv", ".ecsv": "ascii.ecsv", ".vot": "votable"}
-        return [int(i) for i in Table.read(path, format=forms.get(path.suffix))["spectrum_id"]]
-    except Exception as error:  # astropy's readers raise whatever their parsers do
-        raise QueryError(f"{path} cannot be read as a table with a column spectrum_id ({error})") from error
 
 
 def _draw(found: Translation, path: Path) -> None:

@@ -20,9 +20,10 @@ import numpy as np
 from specdb.encoders import Encoder, encoder_folder
 from specdb.encoders.clip import ClipModel
 from specdb.errors import InputError, QueryError
+from specdb.search.asked import modality_of
 from specdb.search.error_model import ErrorModel, decode, load_error_models
 from specdb.search.flux_scale import scale_from_metadata, user_scale
-from specdb.search.query import Query, find_modality, parse_question
+from specdb.search.query import Query, parse_question
 from specdb.search.translated import LRS_RELATIVE, XP_RELATIVE, Translation, translation_rows
 from specdb.spectra import Spectra, get_modality
 from specdb.store import matrix
@@ -165,7 +166,7 @@ def gather(db: Database, query: Query | Sequence[Query], to: str, modality: str 
 
 
 def _stored(db: Database, ids: np.ndarray, modality: str | None) -> Observed:
-    modality = modality or find_modality(db.store, int(ids[0]))
+    modality = modality or modality_of(db, int(ids[0]))
     table = db.spectra(ids, modality)
     metadata = table.drop_columns(["flux", "ivar"]).to_pylist()
     return Observed(modality, matrix(table["flux"]), table["snr"].to_numpy(), [str(i) for i in ids], ids, metadata)
