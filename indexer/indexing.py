@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,10 +10,13 @@ from typing import Any, Literal
 import numpy as np
 
 from specdb.errors import DatabaseError, ProvenanceError
-from specdb.search import VectorIndex
-from specdb.store import Store, Writer, disk_errors
+from specdb.search import BuildOptions, VectorIndex, plan_index
+from specdb.store import Store, Writer, matrix, read_table
 
 __all__ = ["IndexReport", "IndexSettings", "update_index"]
+
+#: Parts of another modality's embeddings that queries are drawn from.
+_QUERY_PARTS = 8
 
 
 @dataclass(frozen=True)
@@ -29,17 +32,30 @@ class IndexSettings:
     on_shortfall : str
         ``step-up`` to the next kind, or ``fail``.
     seed : int
+    memory_bytes : int, optional
+        What the index may occupy in memory; a quarter of the machine's by default.
     """
 
     kind: str = "auto"
     recall: float = 0.99
     on_shortfall: Literal["step-up", "fail"] = "step-up"
     seed: int = 0
+    memory_bytes: int | None = None
+
+    def options(self) -> BuildOptions:
+        """Return the same for the index itself."""
+        return BuildOptions(self.kind, self.recall, self.seed, self.on_shortfall, self.memory_bytes)
 
 
 @dataclass(frozen=True)
 class IndexReport:
-    """What was done: ``built``, ``extended``, ``rebuilt`` or ``unchanged``, and the index as it stands."""
+    """What was done and the index as it stands.
+
+    Attributes
+    ----------
+    action : {"built", "extended", "rebuilt", "compacted", "certified", "unchanged"}
+    index : VectorIndex
+    """
 
     action: str
     index: VectorIndex
@@ -52,8 +68,12 @@ def update_index(
     weight_hash: str,
     settings: IndexSettings | None = None,
     rebuild: bool = False,
+    announce: Callable[[str], None] | None = None,
 ) -> IndexReport:
-    """Build the index over one modality's embeddings, or extend it by the rows that it lacks.
+    """Build the index over one modality's embeddings, or bring it up to date with them.
+
+    Which embeddings an index holds is known by their parts: parts that came later are appended, and where parts were
+    rewritten without deleted spectra these are dropped. Anything else means building anew.
 
     Parameters
     ----------
@@ -64,6 +84,8 @@ def update_index(
     settings : IndexSettings, optional
     rebuild : bool
         Build from scratch even if the index is complete.
+    announce : callable, optional
+        Told, before a build begins, what is going to be built, why, and what it costs.
 
     Raises
     ------
@@ -74,34 +96,56 @@ def update_index(
     """
     settings = settings or IndexSettings()
     store = writer.store
-    folder = store.index_folder(encoder, modality)
-    provenance = {"kind": "index", "modality": modality, "encoder": encoder, "weight_hash": weight_hash, "output": "shared"}
-    rows = _count(store, encoder, modality)
+    parts = _parts(store, encoder, modality)
+    rows = sum(parts.values())
     if rows == 0:
         raise DatabaseError(f"{modality} has no embeddings by {encoder} yet; run `specdb embed` first")
+    provenance = {"kind": "index", "modality": modality, "encoder": encoder, "weight_hash": weight_hash, "output": "shared"}
+    recorded = provenance | {"parts": parts}
 
-    index = None if rebuild else _usable(folder, provenance, settings)
-    if index is not None and len(index) <= rows:
-        if len(index) == rows:
-            _register(writer, encoder, modality, rows, provenance)
-            return IndexReport("unchanged", index)
-        action = "rebuilt" if index.append(*_rows_from(store, encoder, modality, len(index))).rebuilt else "extended"
-    else:
-        with tempfile.TemporaryDirectory(dir=store.root, prefix=".tmp-") as scratch:
-            vectors, ids = _gather(store, encoder, modality, rows, Path(scratch))
-            index = VectorIndex.build(
-                vectors,
-                ids,
-                folder,
-                kind=settings.kind,
-                recall=settings.recall,
-                on_shortfall=settings.on_shortfall,
-                seed=settings.seed,
-                provenance=provenance,
-            )
+    index = None if rebuild else _usable(store.index_folder(encoder, modality), provenance, settings)
+    cross = _cross_queries(store, encoder, modality, weight_hash, settings.options())
+    action = None if index is None else _bring_up_to_date(index, store, encoder, modality, recorded, cross)
+    if index is None or action is None:
+        if announce is not None:
+            dimension = _dimension(store, encoder, modality)
+            announce(str(plan_index(rows, dimension, settings.kind, settings.memory_bytes, settings.recall)))
+        index = VectorIndex.build_from(
+            _rows(store, encoder, modality, list(parts)),
+            store.index_folder(encoder, modality),
+            provenance=recorded,
+            options=settings.options(),
+            cross=cross,
+        )
         action = "built"
     _register(writer, encoder, modality, rows, provenance)
     return IndexReport(action, index)
+
+
+def _bring_up_to_date(
+    index: VectorIndex,
+    store: Store,
+    encoder: str,
+    modality: str,
+    recorded: dict[str, Any],
+    cross: dict[str, np.ndarray],
+) -> str | None:
+    """Append, drop or certify what is missing, and say what was done; None where the index must be built anew."""
+    held, parts = index.card.provenance.get("parts", {}), recorded["parts"]
+    known = list(held.items())
+    if known == list(parts.items())[: len(known)]:
+        if len(known) < len(parts):
+            ids, vectors = zip(*_rows(store, encoder, modality, list(parts)[len(known) :]), strict=True)
+            changed = index.append(np.concatenate(vectors), np.concatenate(ids), provenance=recorded, cross=cross)
+            return "rebuilt" if changed.rebuilt else "extended"
+        if set(cross) - set(index.card.cross):
+            return "rebuilt" if index.certify(cross).rebuilt else "certified"
+        return "unchanged"
+    stored = store.embedded_ids(encoder, modality)
+    if len(stored) and np.array_equal(index.ids[np.isin(index.ids, stored)], stored):
+        index.drop(np.setdiff1d(index.ids, stored), provenance=recorded)
+        return "compacted"
+    return None
 
 
 def _register(writer: Writer, encoder: str, modality: str, rows: int, provenance: dict[str, Any]) -> None:
@@ -123,31 +167,41 @@ def _usable(folder: Path, provenance: dict[str, Any], settings: IndexSettings) -
     return index if (made.kind, made.recall) == (settings.kind, settings.recall) else None
 
 
-def _count(store: Store, encoder: str, modality: str) -> int:
-    return sum(entry.rows for _, entry in store.manifest().under(f"embeddings/{encoder}/{modality}"))
+# -- embeddings --------------------------------------------------------------------------------------------------------
 
 
-def _rows_from(store: Store, encoder: str, modality: str, first: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (vectors, ids) of the rows from `first` on."""
-    vectors, ids, seen = [], [], 0
-    for part_ids, part_vectors in store.vectors(encoder, modality):
-        skip = max(first - seen, 0)
-        seen += len(part_ids)
-        if skip < len(part_ids):
-            vectors.append(part_vectors[skip:])
-            ids.append(part_ids[skip:])
-    return np.concatenate(vectors), np.concatenate(ids)
+def _parts(store: Store, encoder: str, modality: str) -> dict[str, int]:
+    """Return the embeddings' parts in order, with their rows."""
+    return {name.rsplit("/", 1)[1]: e.rows for name, e in store.manifest().under(f"embeddings/{encoder}/{modality}")}
 
 
-def _gather(store: Store, encoder: str, modality: str, rows: int, scratch: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Copy all vectors into one file, part by part, and map it: memory does not grow with the survey."""
-    ids = np.empty(rows, np.int64)
-    start = dimension = 0
-    path = scratch / "vectors.f32"
-    # Written, not mapped, since a full disk kills a process that writes to a map without a word.
-    with disk_errors(path), path.open("wb") as file:
-        for part_ids, part_vectors in store.vectors(encoder, modality):
-            ids[start : start + len(part_ids)] = part_ids
-            file.write(np.ascontiguousarray(part_vectors).data)
-            start, dimension = start + len(part_ids), part_vectors.shape[1]
-    return np.memmap(path, np.float32, "r", shape=(rows, dimension)), ids
+def _rows(store: Store, encoder: str, modality: str, parts: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (ids, vectors) of some parts."""
+    for part in parts:
+        table = read_table(store.root / f"embeddings/{encoder}/{modality}/{part}", ["spectrum_id", "shared"])
+        yield table["spectrum_id"].to_numpy(), matrix(table["shared"])
+
+
+def _dimension(store: Store, encoder: str, modality: str) -> int:
+    return next(_rows(store, encoder, modality, list(_parts(store, encoder, modality))[:1]))[1].shape[1]
+
+
+def _cross_queries(
+    store: Store, encoder: str, modality: str, weight_hash: str, options: BuildOptions
+) -> dict[str, np.ndarray]:
+    """Draw embeddings of the other modalities by the same weights: the queries of cross-modal search.
+
+    They come from a few parts drawn at random, so that drawing them does not read everything.
+    """
+    found = {}
+    for other in store.modalities():
+        parts = store.embedding_parts(encoder, other)
+        if other == modality or not parts or store.provenance(parts[0])["weight_hash"] != weight_hash:
+            continue
+        rng = np.random.default_rng((options.seed, 2))
+        chosen = [parts[i].rsplit("/", 1)[1] for i in sorted(rng.permutation(len(parts))[:_QUERY_PARTS])]
+        vectors = np.concatenate([rows for _, rows in _rows(store, encoder, other, chosen)])
+        drawn = rng.permutation(len(vectors))[: 2 * options.queries]
+        if len(drawn) > 1:
+            found[other] = np.ascontiguousarray(vectors[drawn])
+    return found

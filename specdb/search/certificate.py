@@ -1,16 +1,18 @@
 """The recall certificate: how many true neighbours an index finds, measured on the user's own vectors.
 
 Queries are rows of the indexed vectors themselves, drawn at random; the query's own row is left out of question and answer
-alike, since finding oneself is no achievement. An answer is judged by the row numbers it names: their similarities are
-computed afresh, so neither wrong scores nor rows out of step with their scores can pass for hits. A row as near as the
-k-th true neighbour is a hit even if it is another row: duplicates must not count as misses.
+alike, since finding oneself is no achievement. Queries of another modality lie outside what the index was fitted to and
+are the harder ones, so they get a certificate of their own. An answer is judged by the row numbers it names: their
+similarities are computed afresh, so neither wrong scores nor rows out of step with their scores can pass for hits. A row as
+near as the k-th true neighbour is a hit even if it is another row: duplicates must not count as misses.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,9 +28,12 @@ __all__ = [
     "Search",
     "Truth",
     "certify",
+    "cross_truth",
     "draw_rows",
     "exact_truth",
+    "read_truths",
     "wilson_recall",
+    "write_truths",
 ]
 
 #: The k for which recall is measured.
@@ -36,6 +41,8 @@ DEPTHS = (1, 10, 100)
 
 #: Differences of float32 inner products of unit vectors below this are rounding (a few units in the last place of 1).
 SCORE_TOLERANCE = 1e-6
+
+_OWN_ROWS = "rows of the indexed vectors, each without itself"
 
 #: A search as the certificate sees it: (queries (m, d), k) -> rows (m, <= k), int64, best first, -1 for none.
 Search = Callable[[np.ndarray, int], np.ndarray]
@@ -109,6 +116,8 @@ class Truth:
         Rows that may be found, all where None.
     drawn : str
         How the queries were chosen.
+    population : int
+        Rows there were when the queries were drawn.
     """
 
     queries: np.ndarray
@@ -116,6 +125,16 @@ class Truth:
     scores: np.ndarray
     allowed: np.ndarray | None
     drawn: str
+    population: int
+
+    def part(self, rows: slice) -> Truth:
+        """Return some of the queries."""
+        return replace(self, queries=self.queries[rows], own=self.own[rows], scores=self.scores[rows])
+
+    def extended(self, vectors: np.ndarray) -> Truth:
+        """Return the truth among the rows searched so far and more rows (m, d), float32, without looking at the former."""
+        scores, _ = exact_search(vectors, self.queries, max(DEPTHS))
+        return replace(self, scores=-np.sort(-np.hstack([self.scores, scores]), axis=1)[:, : max(DEPTHS)])
 
 
 def draw_rows(n: int, count: int, seed: int) -> np.ndarray:
@@ -140,7 +159,38 @@ def exact_truth(vectors: np.ndarray, rows: np.ndarray, *, allowed: np.ndarray | 
     scores, found = exact_search(vectors, queries, max(DEPTHS) + 1, rows=within)
     depth = min(max(DEPTHS), (len(vectors) if within is None else len(within)) - 1)
     scores, _ = drop(scores, found, rows[:, None], max(depth, 0))
-    return Truth(queries, rows[:, None], scores, allowed, "rows of the indexed vectors, each without itself")
+    return Truth(queries, rows[:, None], scores, allowed, _OWN_ROWS, len(vectors))
+
+
+def cross_truth(vectors: np.ndarray, queries: np.ndarray, source: str) -> Truth:
+    """Search exactly for the neighbours of vectors of another modality, (m, d) float32."""
+    queries = np.ascontiguousarray(queries, np.float32)
+    scores, _ = exact_search(vectors, queries, max(DEPTHS))
+    return Truth(queries, np.full((len(queries), 1), -2), scores, None, f"{source} spectra", len(vectors))
+
+
+def write_truths(truths: dict[str, Truth], path: Path) -> None:
+    """Keep the queries of certificates with their answers, so that appending need not search them all again."""
+    arrays: dict[str, Any] = {}
+    for source, truth in truths.items():
+        arrays |= {f"{source}/{name}": getattr(truth, name) for name in ("own", "scores", "population")}
+        if source:
+            arrays[f"{source}/queries"] = truth.queries
+    with path.open("wb") as handle:
+        np.savez(handle, **arrays)
+
+
+def read_truths(path: Path, vectors: np.ndarray) -> dict[str, Truth]:
+    """Read what `write_truths` kept; the key is the queries' modality, empty for the indexed one."""
+    with np.load(path, allow_pickle=False) as arrays:
+        truths = {}
+        for source in sorted({name.rpartition("/")[0] for name in arrays.files}):
+            own = arrays[f"{source}/own"]
+            queries = arrays[f"{source}/queries"] if source else np.ascontiguousarray(vectors[own[:, 0]])
+            drawn = f"{source} spectra" if source else _OWN_ROWS
+            scores, population = arrays[f"{source}/scores"], int(arrays[f"{source}/population"])
+            truths[source] = Truth(queries, own, scores, None, drawn, population)
+    return truths
 
 
 def wilson_recall(shares: np.ndarray, k: int) -> Recall:

@@ -21,7 +21,9 @@ import faiss
 import numpy as np
 from scipy.special import ndtr
 
+from specdb.search.checks import blocks
 from specdb.search.exact import best, exact_search, inner_products
+from specdb.search.kinds import Structure
 
 __all__ = ["FIRST_ROWS", "Grouped", "Partition", "search_lists"]
 
@@ -64,22 +66,25 @@ class Partition:
     starts: np.ndarray
 
     @classmethod
-    def of(cls, index: Any) -> Partition | None:
-        """Read the lists of a FAISS index; None where it has none whose centres live in the space of the vectors."""
-        ivf = _faiss.try_extract_index_ivf(index)
-        if ivf is None or ivf.d != index.d or isinstance(faiss.downcast_index(index), faiss.IndexPreTransform):
+    def of(cls, structure: Structure, vectors: np.ndarray) -> Partition | None:
+        """Read the lists of an index, and sort rows that it does not cover yet (n, d) into them; None where it has none."""
+        if not structure.segments or not hasattr(structure.segments[0], "invlists"):
             return None
-        stored = ivf.invlists
-        sizes = np.array([stored.list_size(i) for i in range(ivf.nlist)], np.int64)
-        order = np.empty(int(sizes.sum()), np.int64)
-        starts = np.concatenate([[0], np.cumsum(sizes)])
-        for i in np.flatnonzero(sizes):
-            ids = stored.get_ids(int(i))
-            order[starts[i] : starts[i + 1]] = faiss.rev_swig_ptr(ids, int(sizes[i]))
-            stored.release_ids(int(i), ids)
-        lists = np.empty(len(order), np.int32)
-        lists[order] = np.repeat(np.arange(ivf.nlist, dtype=np.int32), sizes)
-        return cls(ivf.quantizer.reconstruct_n(0, ivf.nlist), lists, order, starts)
+        first = structure.segments[0]
+        lists = np.empty(len(vectors), np.int32)
+        for segment in structure.segments:
+            stored = segment.invlists
+            for number in range(segment.nlist):
+                if size := stored.list_size(number):
+                    ids = stored.get_ids(number)
+                    lists[_faiss.rev_swig_ptr(ids, size)] = number
+                    stored.release_ids(number, ids)
+        for part in blocks(len(vectors) - structure.covered, vectors.shape[1]):
+            rows = slice(structure.covered + part.start, structure.covered + part.stop)
+            lists[rows] = first.quantizer.assign(np.ascontiguousarray(vectors[rows]), 1)[:, 0]
+        order = np.argsort(lists, kind="stable")
+        starts = np.concatenate([[0], np.cumsum(np.bincount(lists, minlength=first.nlist))])
+        return cls(first.quantizer.reconstruct_n(0, first.nlist), lists, order, starts)
 
     def group(self, rows: np.ndarray) -> Grouped:
         """Group the rows (r,) of a filter, r > 0, by list."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import faiss
 import numpy as np
 
 from specdb.search.exact import best, exact_search, inner_products, rank
 from specdb.search.filters import Partition, search_lists
-from specdb.search.kinds import IndexKind, SearchParameters
+from specdb.search.kinds import IndexKind, SearchParameters, Structure
 from specdb.search.planner import Path, choose_path
+from specdb.search.rowfilter import RowFilter
 
 __all__ = ["path_of", "retrieve"]
 
@@ -20,33 +18,31 @@ _OVER_FETCH = 1.5
 
 def retrieve(
     kind: IndexKind,
-    index: Any,
+    structure: Structure,
     vectors: np.ndarray,
     queries: np.ndarray,
     k: int,
     parameters: SearchParameters,
     *,
-    excluded: np.ndarray | None = None,
-    kept: np.ndarray | None = None,
+    allowed: RowFilter | None = None,
     partition: Partition | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the k nearest rows: candidates from the index, scores and order from the full-precision vectors.
 
-    Queries for which the visited lists held fewer than k rows are answered by an exact scan.
+    Rows that the structure does not cover yet are compared one by one, and queries for which it gave fewer than k rows are
+    answered by an exact scan.
 
     Parameters
     ----------
-    kind, index, parameters
+    kind, structure, parameters
         What to search and how.
     vectors : ndarray or memmap (n, d), float32, C-contiguous
     queries : ndarray (m, d), float32, C-contiguous
     k : int
-    excluded : ndarray (e,), int64, optional
-        Distinct rows that no query may find.
-    kept : ndarray (r,), int64, increasing, optional
-        The only rows that may be found; excludes `excluded`.
+    allowed : RowFilter, optional
+        The rows that may be found; all by default.
     partition : Partition, optional
-        ``Partition.of(index)``, to save reading it again.
+        ``Partition.of(structure, vectors)``, to save reading it again.
 
     Returns
     -------
@@ -55,26 +51,44 @@ def retrieve(
     rows : ndarray (m, min(k, p)), int64, never negative
     """
     n = len(vectors)
-    excluded = np.empty(0, np.int64) if excluded is None else excluded
-    k = min(k, n - len(excluded) if kept is None else len(kept))
+    allowed = RowFilter(n) if allowed is None else allowed
+    k = min(k, allowed.count)
     if k <= 0 or len(queries) == 0:
         return np.empty((len(queries), max(k, 0)), np.float32), np.empty((len(queries), max(k, 0)), np.int64)
-    if kept is not None:
-        partition = partition or Partition.of(index)
-        path = path_of(kind, partition, n, len(kept), vectors.shape[1], len(queries), k)
+    if allowed.kept is not None:
+        partition = partition or Partition.of(structure, vectors)
+        path = path_of(kind, partition, n, allowed.count, vectors.shape[1], len(queries), k)
         if path == "lists" and partition is not None:
-            return search_lists(partition.group(kept), vectors, queries, k)
-        if path == "over-fetch":
-            return _over_fetch(kind, index, vectors, queries, k, parameters, kept)
-        return exact_search(vectors, queries, k, rows=kept)
-    selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(excluded)) if excluded.size else None
-    scores, rows = kind.search(index, queries, k, parameters, selector)
+            return search_lists(partition.group(allowed.kept), vectors, queries, k)
+        if path == "exact":
+            return exact_search(vectors, queries, k, rows=allowed.kept)
+        fetch = min(n, int(_OVER_FETCH * k * n / allowed.count) + 10)
+        scores, rows = _candidates(kind, structure, vectors, queries, fetch, parameters, RowFilter(n))
+        rows = np.where(allowed.lets_through(rows), rows, -1)
+        scores, rows = best(np.where(rows < 0, -np.inf, scores), rows, k)
+    else:
+        scores, rows = rank(*_candidates(kind, structure, vectors, queries, k, parameters, allowed), k)
+    if (short := rows[:, -1] < 0).any():
+        scores[short], rows[short] = exact_search(vectors, queries[short], k, rows=allowed.rows())
+    return scores, rows
+
+
+def _candidates(
+    kind: IndexKind,
+    structure: Structure,
+    vectors: np.ndarray,
+    queries: np.ndarray,
+    k: int,
+    parameters: SearchParameters,
+    allowed: RowFilter,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return at least k rows of each query with full-precision scores, in no order; those that are missing are -1."""
+    scores, rows = kind.search(structure, queries, k, parameters, allowed.selector)
     if not kind.precise:
         scores = inner_products(vectors, queries, rows)
-    scores, rows = rank(scores, rows, k)
-    if (short := rows[:, -1] < 0).any():
-        rest = np.setdiff1d(np.arange(n), excluded) if excluded.size else None
-        scores[short], rows[short] = exact_search(vectors, queries[short], k, rows=rest)
+    if structure.covered < len(vectors):
+        tail = exact_search(vectors, queries, k, rows=allowed.rows(structure.covered))
+        scores, rows = np.hstack([scores, tail[0]]), np.hstack([rows, tail[1]])
     return scores, rows
 
 
@@ -83,25 +97,3 @@ def path_of(kind: IndexKind, partition: Partition | None, n: int, matching: int,
     n_lists = 0 if partition is None else len(partition.centres)
     graph = partition is None and kind.step_up is not None
     return choose_path(n, matching, dim, queries=queries, k=k, n_lists=n_lists, graph=graph)
-
-
-def _over_fetch(
-    kind: IndexKind,
-    index: Any,
-    vectors: np.ndarray,
-    queries: np.ndarray,
-    k: int,
-    parameters: SearchParameters,
-    kept: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Fetch so many neighbours that k of them should match; where fewer do, compare all matching rows."""
-    n = len(vectors)
-    keep = np.zeros(n, bool)
-    keep[kept] = True
-    fetch = min(n, int(_OVER_FETCH * k * n / len(kept)) + 10)
-    _, rows = kind.search(index, queries, fetch, parameters)
-    rows = np.where((rows >= 0) & keep[rows], rows, -1)
-    scores, rows = best(inner_products(vectors, queries, rows), rows, k)
-    if (short := rows[:, -1] < 0).any():
-        scores[short], rows[short] = exact_search(vectors, queries[short], k, rows=kept)
-    return scores, rows

@@ -181,6 +181,11 @@ class Store:
         columns = self.column(self.spectra_parts(modality), "spectrum_id")
         return np.concatenate([np.empty(0, np.int64), *(column.to_numpy() for column in columns)])
 
+    def embedded_ids(self, encoder: str, modality: str) -> np.ndarray:
+        """Return the spectrum_id of every embedding in order, int64."""
+        columns = self.column(self.embedding_parts(encoder, modality), "spectrum_id")
+        return np.concatenate([np.empty(0, np.int64), *(column.to_numpy() for column in columns)])
+
     def vectors(self, encoder: str, modality: str, output: str = "shared") -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (ids, vectors) part by part: (n,) int64 and (n, d) float32."""
         for part in self.embedding_parts(encoder, modality):

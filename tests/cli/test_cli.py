@@ -94,7 +94,7 @@ def test_status_verify_and_repair(db: Path, tmp_path: Path) -> None:
     assert "encoder specclip-mini" in run("status", "--db", copy).stdout
     assert run("verify", "--db", copy).stdout.endswith("no problems\n")
 
-    vectors = next((copy / "index").rglob("vectors-*.npy"))
+    vectors = next((copy / "index").rglob("vectors-*.f32"))
     vectors.write_bytes(vectors.read_bytes()[:-4])
     embeddings = next((copy / "embeddings").rglob("part-*.parquet"))
     embeddings.unlink()

@@ -1,19 +1,18 @@
 from __future__ import annotations
 
-import errno
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from specdb.errors import DatabaseError, InputError, ProvenanceError, QueryError, RecallError, VersionError
+from specdb.errors import DatabaseError, InputError, ProvenanceError, QueryError, VersionError
 from specdb.search.index import VectorIndex
+from specdb.search.kinds import kind_names
 
 MakeVectors = Callable[..., np.ndarray]
-KINDS = ["flat", "ivf-flat", "ivf-sq8"]
+KINDS = [name for name in kind_names() if name != "cagra"]
 PROVENANCE = {"encoder": "mini", "encoder_sha256": "ab12"}
 #: Gaia ids need all 63 bits: neighbours of these are lost in a float64.
 FIRST_ID = 2**62 + 1
@@ -81,7 +80,10 @@ def test_the_card_says_everything(flat: VectorIndex) -> None:
     assert (card["metric"], card["dimension"], card["count"]) == ("inner_product", 32, 2000)
     assert card["provenance"] == PROVENANCE
     assert card["certificate"]["recall"]["10"]["value"] == 1.0
-    assert {name: len(entry["sha256"]) for name, entry in card["files"].items()} == {"index": 64, "vectors": 64, "ids": 64}
+    assert card["files"].keys() == {"vectors", "ids", "truth"}
+    assert card["segments"] == []  # an exact scan needs nothing but the vectors
+    assert card["cross"] == {}
+    assert [len(digest) for digest in card["files"]["vectors"]["sha256"]] == [64]
     assert len(flat) == 2000
     assert "flat, 2000 x 32" in repr(flat)
 
@@ -199,162 +201,6 @@ def test_questions_that_cannot_be_asked(flat: VectorIndex, shape: tuple[int, ...
         flat.search(np.ones(shape, np.float32), k)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_appending(vectors: np.ndarray, make_vectors: MakeVectors, queries: np.ndarray, tmp_path: Path, kind: str) -> None:
-    extra, extra_ids = make_vectors(500, seed=9), np.arange(500)
-    index = build(vectors, tmp_path, kind=kind)
-    reader = VectorIndex.open(tmp_path)
-    before = reader.search(queries, 10)
-
-    report = index.append(extra, extra_ids, provenance={"encoder": "mini", "parts": 2})
-    assert (report.added, report.count, report.rebuilt) == (500, 2500, False)
-    assert report.why.startswith("extended from 2000 to 2500 vectors; recall@10 ")
-    assert index.card.count == len(index) == 2500
-    assert index.card.built_count == 2000
-    assert index.card.provenance == {"encoder": "mini", "parts": 2}
-    assert index.certificate.rows == 2500
-    np.testing.assert_array_equal(index.vectors(extra_ids), extra)
-    assert same(VectorIndex.open(tmp_path).search(queries, 10), index.search(queries, 10))
-    assert same(reader.search(queries, 10), before)  # whoever had it open goes on undisturbed
-    index.verify()
-
-    whole = VectorIndex.build(
-        np.vstack([vectors, extra]), np.append(reader.ids, extra_ids), tmp_path / "whole", provenance={}, kind="flat"
-    )
-    scores, ids = index.search(queries, 10)
-    exact = whole.search(queries, 10)
-    if kind == "flat":
-        assert same((scores, ids), exact)
-    else:
-        assert np.mean([np.isin(true, found).mean() for true, found in zip(exact[1], ids, strict=True)]) >= 0.97
-
-
-def test_appending_nothing(vectors: np.ndarray, tmp_path: Path) -> None:
-    assert build(vectors, tmp_path).append(np.empty((0, 32), np.float32), np.empty(0, np.int64)).count == 2000
-
-
-def test_what_cannot_be_appended(vectors: np.ndarray, make_vectors: MakeVectors, tmp_path: Path) -> None:
-    index = build(vectors, tmp_path)
-    with pytest.raises(InputError, match="vectors have dimension 8, this index 32"):
-        index.append(make_vectors(2, 8), np.arange(2))
-    with pytest.raises(InputError, match=f"1 ids are in the index already, first {FIRST_ID}; append new spectra only"):
-        index.append(make_vectors(2, seed=5), np.array([7, FIRST_ID]))
-    VectorIndex.open(tmp_path).append(make_vectors(2, seed=5), np.arange(2))
-    with pytest.raises(DatabaseError, match="the index on disk is generation 2, this one was opened at 1"):
-        index.append(make_vectors(2, seed=6), np.arange(10, 12))
-
-
-def test_rebuilds_when_it_has_outgrown_its_training(vectors: np.ndarray, tmp_path: Path) -> None:
-    index = build(vectors[:300], tmp_path, kind="ivf-flat", recall=0.5)
-    report = index.append(vectors[300:], np.arange(1700))
-    assert report.rebuilt
-    assert report.why == "rebuilt as ivf-flat: 2000 vectors are more than 4 times the 300 it was trained on"
-    assert index.card.built_count == 2000
-    assert report.why.split(": ")[1] in index.card.why
-
-
-def test_rebuilds_when_recall_has_fallen(vectors: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = build(vectors[:1500], tmp_path, kind="ivf-flat")
-    fallen = index.certificate
-    monkeypatch.setattr("specdb.search.index.certify_index", lambda *_: (fallen, False))
-    report = index.append(vectors[1500:], np.arange(500))
-    assert report.rebuilt
-    assert "rebuilt as ivf-flat: recall@10 fell to" in report.why
-
-
-def test_rebuilds_when_auto_would_choose_otherwise(
-    vectors: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("specdb.search.kinds.FLAT_LIMIT", 1800)
-    index = build(vectors[:1500], tmp_path)
-    report = index.append(vectors[1500:], np.arange(500))
-    assert report.rebuilt
-    assert report.why.startswith("rebuilt as ivf-sq8: ivf-sq8, since 2,000 vectors are too many to scan")
-
-
-@pytest.mark.parametrize("failing", [0, 1, 2, 3])
-@pytest.mark.parametrize("what", ["build", "append"])
-def test_killed_at_any_moment_the_old_index_stays(
-    vectors: np.ndarray, make_vectors: MakeVectors, queries: np.ndarray, tmp_path: Path, what: str, failing: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    index = build(vectors, tmp_path, kind="ivf-sq8")
-    before = index.search(queries, 10)
-    extra, extra_ids = make_vectors(100, seed=9), np.arange(100)
-
-    class Killed(BaseException):
-        """As SIGKILL would end it: no handler of ours may count on running."""
-
-    calls = iter(range(100))
-    replace = os.replace
-
-    def fail(*paths: object) -> None:
-        if next(calls) == failing:
-            raise Killed
-        replace(*paths)
-
-    def write() -> None:
-        if what == "build":
-            build(make_vectors(300, seed=9), tmp_path)
-        else:
-            VectorIndex.open(tmp_path).append(extra, extra_ids)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", fail)
-        with pytest.raises(Killed):
-            write()
-    opened = VectorIndex.open(tmp_path, PROVENANCE)
-    opened.verify()
-    assert same(opened.search(queries, 10), before)
-    assert same(index.search(queries, 10), before)
-
-    write()
-    assert len(VectorIndex.open(tmp_path)) == (300 if what == "build" else 2100)
-    assert not list(tmp_path.glob(".tmp-*"))
-
-
-def test_files_of_the_generation_before_stay_until_the_next_write(vectors: np.ndarray, tmp_path: Path) -> None:
-    index = build(vectors, tmp_path)
-    (tmp_path / ".tmp-1-index-1.faiss").write_bytes(b"left by a killed writer")
-    for number in (2, 3):
-        index.append(vectors[:1] * -1 if number == 2 else vectors[1:2] * -1, np.array([number]))
-        generations = {int(path.stem.split("-")[1]) for path in tmp_path.glob("*-*")}
-        assert generations == {number - 1, number}
-
-
-def test_a_full_disk_leaves_the_old_index(
-    vectors: np.ndarray, queries: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    index = build(vectors, tmp_path)
-    before = index.search(queries, 5)
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DatabaseError, match="no space left on the disk"):
-        index.append(-vectors[:1], np.array([1]))
-    monkeypatch.undo()
-    monkeypatch.setattr("faiss.write_index", lambda *_: (_ for _ in ()).throw(RuntimeError("write error: No space left")))
-    with pytest.raises(DatabaseError, match=r"cannot write .*index-2.faiss \(write error: No space left\); free some space"):
-        index.append(-vectors[:1], np.array([1]))
-    monkeypatch.undo()
-    assert same(VectorIndex.open(tmp_path).search(queries, 5), before)
-    index.append(-vectors[:1], np.array([1]))
-
-
-def test_recall_not_reached_leaves_the_old_index(
-    vectors: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    build(vectors, tmp_path)
-    monkeypatch.setattr(
-        "specdb.search.kinds.IvfKind.settings", lambda self, index: [self.search.__globals__["SearchParameters"]()]
-    )
-    with pytest.raises(RecallError, match="ask for less recall, another kind, or allow stepping up"):
-        build(vectors, tmp_path, kind="ivf-flat", on_shortfall="fail")
-    assert VectorIndex.open(tmp_path).card.kind == "flat"
-
-
 def test_index_of_another_encoder_is_refused(flat: VectorIndex) -> None:
     with pytest.raises(ProvenanceError, match="encoder_sha256 is 'ab12', expected 'cd34'; rebuild it with `specdb index`"):
         VectorIndex.open(flat._directory, {"encoder": "mini", "encoder_sha256": "cd34"})
@@ -374,8 +220,8 @@ def flip(path: Path) -> None:
 
 
 def test_damaged_faiss_file_is_never_read(vectors: np.ndarray, tmp_path: Path) -> None:
-    flip(tmp_path / build(vectors, tmp_path).card.files["index"].name)
-    with pytest.raises(DatabaseError, match=r"index-1.faiss does not match the SHA-256 .* rebuild it with `specdb index`"):
+    flip(tmp_path / build(vectors, tmp_path, kind="ivf-flat").card.segments[0].file.name)
+    with pytest.raises(DatabaseError, match=r"index-1-0.faiss does not match the SHA-256 .* rebuild it with `specdb index`"):
         VectorIndex.open(tmp_path)
     VectorIndex.open(tmp_path, trusted=True)
 
@@ -385,14 +231,14 @@ def test_verify_finds_damaged_arrays(vectors: np.ndarray, tmp_path: Path, role: 
     index = build(vectors, tmp_path)
     flip(tmp_path / index.card.files[role].name)
     VectorIndex.open(tmp_path)
-    with pytest.raises(DatabaseError, match=f"{role}-1.npy does not match the SHA-256"):
+    with pytest.raises(DatabaseError, match=f"{role}-1.* does not match the SHA-256"):
         index.verify()
 
 
-@pytest.mark.parametrize("role", ["index", "vectors", "ids"])
-def test_missing_or_cut_files(vectors: np.ndarray, tmp_path: Path, role: str) -> None:
-    index = build(vectors, tmp_path)
-    path = tmp_path / index.card.files[role].name
+@pytest.mark.parametrize("number", range(5))
+def test_missing_or_cut_files(vectors: np.ndarray, tmp_path: Path, number: int) -> None:
+    index = build(vectors, tmp_path, kind="ivf-sq8")
+    path = tmp_path / index.card.entries[number].name
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DatabaseError, match=r"has \d+ bytes, its card says \d+: the index is damaged; rebuild it"):
         VectorIndex.open(tmp_path)
@@ -411,57 +257,54 @@ def edit_card(directory: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"count": 5}, r"holds 2000 x 32, its card says 5 x 32"),
+        ({"count": 5}, r"vectors-1.f32 has 256000 bytes, \(5, 32\) float32 make 640"),
+        ({"segments": []}, "names no segments of its ivf-flat index"),
         ({"certificate": None}, "not a valid index card"),
         ({"options": {"recall": 7}}, "not a valid index card"),
         ({"colour": "red"}, "not a valid index card"),
     ],
 )
 def test_card_that_does_not_fit(vectors: np.ndarray, tmp_path: Path, changes: dict, message: str) -> None:
-    build(vectors, tmp_path)
+    build(vectors, tmp_path, kind="ivf-flat")
     edit_card(tmp_path, **changes)
     with pytest.raises(DatabaseError, match=message):
         VectorIndex.open(tmp_path)
 
 
-def test_card_of_a_newer_version(vectors: np.ndarray, tmp_path: Path) -> None:
+def test_card_of_another_version(vectors: np.ndarray, tmp_path: Path) -> None:
     build(vectors, tmp_path)
     edit_card(tmp_path, format_version=99)
-    with pytest.raises(VersionError, match="has format 99, this specdb reads up to 1: update specdb"):
+    with pytest.raises(VersionError, match="has format 99, this specdb reads up to 2: update specdb"):
         VectorIndex.open(tmp_path)
+    edit_card(tmp_path, format_version=1)
+    (tmp_path / "vectors-7.npy").write_bytes(b"as format 1 had them")
+    with pytest.raises(DatabaseError, match="has format 1, this specdb writes 2; rebuild it with `specdb index`"):
+        VectorIndex.open(tmp_path)
+    build(vectors, tmp_path)
+    assert not (tmp_path / "vectors-7.npy").exists()
 
 
 def test_files_swapped_for_others_are_noticed(vectors: np.ndarray, tmp_path: Path) -> None:
-    index = build(vectors, tmp_path)
-    files = json.loads((tmp_path / "index.json").read_text())["files"]
-    for swapped, message in (
-        ({**files, "index": files["ids"]}, "cannot be read by FAISS"),
-        ({**files, "ids": files["vectors"]}, r"holds float32 \(2000, 32\), its card says int64 \(2000,\)"),
-        ({**files, "vectors": files["index"]}, "is not an array file"),
+    index = build(vectors, tmp_path, kind="ivf-flat")
+    card = json.loads((tmp_path / "index.json").read_text())
+    (segment,) = card["segments"]
+    for changes, message in (
+        ({"segments": [{**segment, "file": card["files"]["ids"]}]}, "cannot be read by FAISS"),
+        ({"segments": [{**segment, "file": card["files"]["trained"]}]}, r"holds 0 x 32, its card says 2000 x 32"),
+        (
+            {"files": {**card["files"], "vectors": card["files"]["ids"]}},
+            r"has 16000 bytes, \(2000, 32\) float32 make 256000",
+        ),
     ):
-        edit_card(tmp_path, files=swapped)
+        edit_card(tmp_path, **{**card, **changes})
         with pytest.raises(DatabaseError, match=message):
             VectorIndex.open(tmp_path)
     assert len(index) == 2000
 
 
-def test_overtaken_reader_opens_the_newer_index(
-    vectors: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two writes finish between reading the card and opening its files, which are gone by then."""
-    from specdb.search.card import IndexCard
-
-    index = build(vectors, tmp_path)
-    old = index.card
-    for number in (1, 2):
-        index.append(-vectors[number : number + 1], np.array([number]))
-    read, cards = IndexCard.read, iter([old])
-    monkeypatch.setattr(IndexCard, "read", lambda directory: next(cards, None) or read(directory))
-    assert len(VectorIndex.open(tmp_path)) == 2002
-
-
-def test_same_seed_same_answers(vectors: np.ndarray, queries: np.ndarray, tmp_path: Path) -> None:
-    first, second = (build(vectors, tmp_path / name, kind="ivf-sq8", seed=3) for name in "ab")
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_seed_same_answers(vectors: np.ndarray, queries: np.ndarray, tmp_path: Path, kind: str) -> None:
+    first, second = (build(vectors, tmp_path / name, kind=kind, seed=3) for name in "ab")
     assert same(first.search(queries, 10), second.search(queries, 10))
     assert first.card.certificate == second.card.certificate
-    assert first.card.files == second.card.files
+    assert (first.card.files, first.card.segments) == (second.card.files, second.card.segments)

@@ -1,0 +1,93 @@
+"""Which rows a search may find."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import faiss
+import numpy as np
+
+__all__ = ["RowFilter"]
+
+_faiss: Any = faiss  # its type stubs know only part of it
+
+_NONE = np.empty(0, np.int64)
+
+#: FAISS looks a row up in a small set faster than in a bitmap that has to be made first.
+_SMALL = 1000
+
+#: Where more than one in so many rows is excluded, the others are a selection and searched as such.
+_FEW_LEFT = 2
+
+
+class RowFilter:
+    """All rows but some, or only some.
+
+    Parameters
+    ----------
+    n : int
+        Rows there are.
+    excluded : ndarray (e,), int64, optional
+        Distinct rows below n that must not be found.
+    kept : ndarray (r,), int64, increasing, optional
+        The only rows that may be found, unless they are excluded.
+
+    Attributes
+    ----------
+    kept : ndarray or None
+        The only rows that may be found, where these are a selection; None where they are all rows but a few.
+    """
+
+    def __init__(self, n: int, excluded: np.ndarray | None = None, kept: np.ndarray | None = None) -> None:
+        self._n = n
+        self._excluded = _NONE if excluded is None else excluded
+        if kept is None and _FEW_LEFT * len(self._excluded) > n:
+            kept = np.arange(n)
+        self.kept = kept if kept is None or not self._excluded.size else np.setdiff1d(kept, self._excluded, True)
+
+    @property
+    def count(self) -> int:
+        """Number of rows that may be found."""
+        return self._n - len(self._excluded) if self.kept is None else len(self.kept)
+
+    @property
+    def open(self) -> bool:
+        """Whether every row may be found."""
+        return self.kept is None and not self._excluded.size
+
+    def narrowed(self, *, excluded: np.ndarray | None = None, kept: np.ndarray | None = None) -> RowFilter:
+        """Return a filter that lets through what this one does and the new condition does, too."""
+        if excluded is None and kept is None:
+            return self
+        both = self._excluded if excluded is None else np.union1d(self._excluded, excluded)
+        if kept is None:
+            kept = self.kept
+        elif self.kept is not None:
+            kept = np.intersect1d(kept, self.kept, assume_unique=True)
+        return RowFilter(self._n, both, kept)
+
+    def lets_through(self, rows: np.ndarray) -> np.ndarray:
+        """Return (...,) bool: whether each row may be found; False for negative ones."""
+        if self.kept is not None:
+            return np.isin(rows, self.kept)
+        return (rows >= 0) & ~np.isin(rows, self._excluded)
+
+    def rows(self, first: int = 0) -> np.ndarray | None:
+        """Return the rows from `first` on that may be found, increasing; None where that is every row there is."""
+        if self.kept is not None:
+            return self.kept[np.searchsorted(self.kept, first) :]
+        if first == 0 and not self._excluded.size:
+            return None
+        return np.setdiff1d(np.arange(first, self._n), self._excluded, assume_unique=True)
+
+    @cached_property
+    def selector(self) -> Any:
+        """The same for FAISS; None where every row may be found."""
+        if self.open:
+            return None
+        if self.kept is None and self._excluded.size < _SMALL:
+            return faiss.IDSelectorNot(faiss.IDSelectorBatch(self._excluded))
+        bits = np.full(self._n, self.kept is None)
+        bits[self._excluded if self.kept is None else self.kept] = self.kept is not None
+        return _faiss.IDSelectorBitmap(np.packbits(bits, bitorder="little"))

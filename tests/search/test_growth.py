@@ -1,0 +1,212 @@
+"""The life of an index: appending, dropping, merging, rebuilding; killed at any moment; read meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from specdb.errors import DatabaseError, InputError, RecallError
+from specdb.search.build import Certified
+from specdb.search.index import VectorIndex
+from specdb.search.kinds import SearchParameters, kind_names
+
+MakeVectors = Callable[..., np.ndarray]
+KINDS = [name for name in kind_names() if name != "cagra"]
+PROVENANCE = {"encoder": "mini", "encoder_sha256": "ab12"}
+FIRST_ID = 2**62 + 1
+
+
+def build(vectors: np.ndarray, directory: Path, **options: object) -> VectorIndex:
+    ids = FIRST_ID + np.random.default_rng(1).permutation(len(vectors))
+    return VectorIndex.build(vectors, ids, directory, provenance=PROVENANCE, **{"queries": 200, **options})
+
+
+def same(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.fixture(scope="module")
+def vectors(make_vectors: MakeVectors) -> np.ndarray:
+    return make_vectors(2000)
+
+
+@pytest.fixture(scope="module")
+def queries(make_vectors: MakeVectors) -> np.ndarray:
+    return make_vectors(40, seed=2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_appending(vectors: np.ndarray, make_vectors: MakeVectors, queries: np.ndarray, tmp_path: Path, kind: str) -> None:
+    extra, extra_ids = make_vectors(500, seed=9), np.arange(500)
+    index = build(vectors, tmp_path, kind=kind)
+    reader = VectorIndex.open(tmp_path)
+    before = reader.search(queries, 10)
+
+    report = index.append(extra, extra_ids, provenance={"encoder": "mini", "parts": 2})
+    assert (report.added, report.count, report.rebuilt) == (500, 2500, False)
+    assert report.why.startswith("extended from 2000 to 2500 vectors; recall@10 ")
+    assert index.card.count == len(index) == 2500
+    assert index.card.built_count == 2000
+    assert index.card.provenance == {"encoder": "mini", "parts": 2}
+    assert index.certificate.rows == 2500
+    np.testing.assert_array_equal(index.vectors(extra_ids), extra)
+    assert same(VectorIndex.open(tmp_path).search(queries, 10), index.search(queries, 10))
+    assert same(reader.search(queries, 10), before)  # whoever had it open goes on undisturbed
+    index.verify()
+
+    whole = VectorIndex.build(
+        np.vstack([vectors, extra]), np.append(reader.ids, extra_ids), tmp_path / "whole", provenance={}, kind="flat"
+    )
+    scores, ids = index.search(queries, 10)
+    exact = whole.search(queries, 10)
+    if kind == "flat":
+        assert same((scores, ids), exact)
+    else:
+        assert np.mean([np.isin(true, found).mean() for true, found in zip(exact[1], ids, strict=True)]) >= 0.97
+
+
+def test_appending_nothing(vectors: np.ndarray, tmp_path: Path) -> None:
+    assert build(vectors, tmp_path).append(np.empty((0, 32), np.float32), np.empty(0, np.int64)).count == 2000
+
+
+def test_what_cannot_be_appended(vectors: np.ndarray, make_vectors: MakeVectors, tmp_path: Path) -> None:
+    index = build(vectors, tmp_path)
+    with pytest.raises(InputError, match="vectors have dimension 8, this index 32"):
+        index.append(make_vectors(2, 8), np.arange(2))
+    with pytest.raises(InputError, match=f"1 ids are in the index already, first {FIRST_ID}; append new spectra only"):
+        index.append(make_vectors(2, seed=5), np.array([7, FIRST_ID]))
+    VectorIndex.open(tmp_path).append(make_vectors(2, seed=5), np.arange(2))
+    with pytest.raises(DatabaseError, match="the index on disk is generation 2, this one was opened at 1"):
+        index.append(make_vectors(2, seed=6), np.arange(10, 12))
+
+
+def test_rebuilds_when_it_has_outgrown_its_training(vectors: np.ndarray, tmp_path: Path) -> None:
+    index = build(vectors[:300], tmp_path, kind="ivf-flat", recall=0.5)
+    report = index.append(vectors[300:], np.arange(1700))
+    assert report.rebuilt
+    assert report.why == "rebuilt as ivf-flat: 2000 vectors are more than 4 times the 300 it was trained on"
+    assert index.card.built_count == 2000
+    assert report.why.split(": ")[1] in index.card.why
+
+
+def test_rebuilds_when_recall_has_fallen(vectors: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = build(vectors[:1500], tmp_path, kind="ivf-flat")
+    fallen = Certified(index.certificate, {}, {}, "recall@10 0.5000 at its costliest setting, below the 0.99 asked")
+    monkeypatch.setattr("specdb.search.growth.certify_index", lambda *_: fallen)
+    report = index.append(vectors[1500:], np.arange(500))
+    assert report.rebuilt
+    assert "rebuilt as ivf-flat: its recall@10 0.5000 at its" in report.why
+
+
+def test_rebuilds_when_auto_would_choose_otherwise(
+    vectors: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specdb.search.kinds.choice.FLAT_LIMIT", 1800)
+    index = build(vectors[:1500], tmp_path)
+    report = index.append(vectors[1500:], np.arange(500))
+    assert report.rebuilt
+    assert report.why.startswith("rebuilt as ivf-sq8: ivf-sq8, since 2,000 vectors are too many to scan")
+
+
+@pytest.mark.parametrize(("what", "failing"), [("build", i) for i in range(5)] + [("append", i) for i in range(7)])
+def test_killed_at_any_moment_the_old_index_stays(
+    vectors: np.ndarray, make_vectors: MakeVectors, queries: np.ndarray, tmp_path: Path, what: str, failing: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    index = build(vectors, tmp_path, kind="ivf-sq8")
+    before = index.search(queries, 10)
+    extra, extra_ids = make_vectors(1500, seed=9), np.arange(1500)  # so many that they make a segment
+
+    class Killed(BaseException):
+        """As SIGKILL would end it: no handler of ours may count on running."""
+
+    calls = iter(range(100))
+    fsync = os.fsync
+
+    def fail(handle: int) -> None:  # called after everything that is written, and before every rename
+        if next(calls) == failing:
+            raise Killed
+        fsync(handle)
+
+    def write() -> None:
+        if what == "build":
+            build(make_vectors(300, seed=9), tmp_path)
+        else:
+            VectorIndex.open(tmp_path).append(extra, extra_ids)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(Killed):
+            write()
+    opened = VectorIndex.open(tmp_path, PROVENANCE)
+    opened.verify()
+    assert same(opened.search(queries, 10), before)
+    assert same(index.search(queries, 10), before)
+
+    write()
+    after = VectorIndex.open(tmp_path)
+    after.verify()
+    assert len(after) == (300 if what == "build" else 3500)
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_files_of_the_generation_before_stay_until_the_next_write(vectors: np.ndarray, tmp_path: Path) -> None:
+    index = build(vectors, tmp_path)
+    (tmp_path / ".tmp-1-index-1-0.faiss").write_bytes(b"left by a killed writer")
+    for number in (2, 3):
+        index.append(vectors[:1] * -1 if number == 2 else vectors[1:2] * -1, np.array([number]))
+        assert {path.name for path in tmp_path.glob("truth-*")} == {f"truth-{number - 1}.npz", f"truth-{number}.npz"}
+        assert [path.name for path in tmp_path.glob("vectors-*")] == ["vectors-1.f32"]  # grown, not copied
+    build(vectors, tmp_path)
+    assert {path.name for path in tmp_path.glob("vectors-*")} == {"vectors-1.f32", "vectors-4.f32"}
+
+
+def test_a_full_disk_leaves_the_old_index(
+    vectors: np.ndarray, queries: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = build(vectors, tmp_path)
+    before = index.search(queries, 5)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DatabaseError, match="no space left on the disk"):
+        index.append(-vectors[:1], np.array([1]))
+    monkeypatch.undo()
+    monkeypatch.setattr("faiss.write_index", lambda *_: (_ for _ in ()).throw(RuntimeError("write error: No space left")))
+    with pytest.raises(DatabaseError, match=r"cannot write .*trained-2.faiss \(write error: No space left\); free some"):
+        build(vectors, tmp_path, kind="ivf-flat")
+    monkeypatch.undo()
+    assert same(VectorIndex.open(tmp_path).search(queries, 5), before)
+    index.append(-vectors[:1], np.array([1]))
+
+
+def test_recall_not_reached_leaves_the_old_index(
+    vectors: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(vectors, tmp_path)
+    monkeypatch.setattr("specdb.search.kinds.IvfKind.settings", lambda self, structure: [SearchParameters()])
+    with pytest.raises(RecallError, match="ask for less recall, another kind, or allow stepping up"):
+        build(vectors, tmp_path, kind="ivf-flat", on_shortfall="fail")
+    assert VectorIndex.open(tmp_path).card.kind == "flat"
+
+
+def test_overtaken_reader_opens_the_newer_index(
+    vectors: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two writes finish between reading the card and opening its files, which are gone by then."""
+    from specdb.search.card import IndexCard
+
+    index = build(vectors, tmp_path)
+    old = index.card
+    for number in (1, 2):
+        index.append(-vectors[number : number + 1], np.array([number]))
+    read, cards = IndexCard.read, iter([old])
+    monkeypatch.setattr(IndexCard, "read", lambda directory: next(cards, None) or read(directory))
+    assert len(VectorIndex.open(tmp_path)) == 2002
