@@ -201,7 +201,7 @@ class TestTranslate:
         path, spectra = file_of(calibrated, source, spectrum_id)
         found = db.translate(spectrum_id, to, method=method)
         assert found.flux.shape == (1, len(get_modality(to).wavelength))
-        assert (found.half_95 > found.sigma).all()
+        assert (found.half_95 >= found.sigma).all()  # both are 0 at 550 nm where neighbours are relative to it
         assert found.rows.column_names == ["wavelength", "flux", "flux_error", "flux_low", "flux_high"]
         for other in (path, spectra, [spectrum_id]):
             np.testing.assert_allclose(db.translate(other, to, method=method).flux, found.flux, rtol=1e-3, atol=1e-30)
