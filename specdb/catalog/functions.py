@@ -33,17 +33,18 @@ CREATE MACRO knn(spectrum_id, k := 10, modality := NULL) AS TABLE
     SELECT unnest(_knn(CAST(spectrum_id AS BIGINT), CAST(k AS INTEGER), CAST(modality AS VARCHAR)), recursive := true);
 CREATE MACRO similarity(a BIGINT, b BIGINT) AS _similarity(a, b),
     (a FLOAT[], b FLOAT[]) AS CAST(list_cosine_similarity(a, b) AS FLOAT);
+CREATE MACRO _asin(x) AS asin(CASE WHEN x > 1 THEN 1 WHEN x < -1 THEN -1 ELSE x END);
 CREATE MACRO separation_arcsec(ra, "dec", ra0, dec0) AS
-    2 * 3600 * degrees(asin(least(1, sqrt(
+    2 * 3600 * degrees(_asin(sqrt(
         pow(sin(radians("dec" - dec0) / 2), 2)
-        + cos(radians("dec")) * cos(radians(dec0)) * pow(sin(radians(ra - ra0) / 2), 2)))));
+        + cos(radians("dec")) * cos(radians(dec0)) * pow(sin(radians(ra - ra0) / 2), 2))));
 CREATE MACRO in_cone(ra, "dec", ra0, dec0, radius_arcsec) AS
     "dec" BETWEEN dec0 - radius_arcsec / 3600 AND dec0 + radius_arcsec / 3600
     AND separation_arcsec(ra, "dec", ra0, dec0) <= radius_arcsec;
 CREATE MACRO healpix(ra, "dec", level) AS _healpix(CAST(ra AS DOUBLE), CAST("dec" AS DOUBLE), CAST(level AS INTEGER));
-CREATE MACRO galactic_b(ra, "dec") AS degrees(asin(greatest(-1, least(1,
+CREATE MACRO galactic_b(ra, "dec") AS degrees(_asin(
     sin(radians("dec")) * sin(radians(27.12825))
-    + cos(radians("dec")) * cos(radians(27.12825)) * cos(radians(ra - 192.85948))))));
+    + cos(radians("dec")) * cos(radians(27.12825)) * cos(radians(ra - 192.85948))));
 CREATE MACRO galactic_l(ra, "dec") AS ((122.93192 - degrees(atan2(
     cos(radians("dec")) * sin(radians(ra - 192.85948)),
     sin(radians("dec")) * cos(radians(27.12825))
@@ -122,14 +123,13 @@ class Neighbours:
                 index = self._index(name)
             except DatabaseError:
                 continue  # not indexed yet; should an id be there, the message below says so
-            mine = (
-                (home == "") & np.isin(ids, index.ids)
-                if len(ids) > 1
-                else np.array([self._holds(index, i) for i in ids], bool)
-            )
-            mine &= home == ""
-            if mine.any():
+            mine = np.flatnonzero(home == "")
+            try:
                 found = index.vectors(ids[mine])
+            except QueryError:  # some of them are of another modality, or of none
+                mine = mine[_held(index, ids[mine])]
+                found = index.vectors(ids[mine])
+            if mine.size:
                 out = np.zeros((len(ids), found.shape[1]), np.float32) if out is None else out
                 out[mine] = found
                 home[mine] = name
@@ -137,17 +137,17 @@ class Neighbours:
             raise QueryError(f"no indexed spectrum has the id {missing[0]}; `specdb index` adds new ones")
         return (np.zeros((0, 1), np.float32) if out is None else out), home
 
-    @staticmethod
-    def _holds(index: VectorIndex, ids: np.ndarray) -> np.ndarray:
-        """Say of each id (n,) whether it is in an index; of a few without touching all of the index's ids."""
-        if len(ids) > 16:
-            return np.isin(ids, index.ids)
-        held = np.zeros(len(ids), bool)
-        for i, one in enumerate(ids):
-            with suppress(QueryError):
-                index.vectors(np.array([one]))
-                held[i] = True
-        return held
+
+def _held(index: VectorIndex, ids: np.ndarray) -> np.ndarray:
+    """Say of each id (n,) whether it is in an index; of a few without touching all of the index's ids."""
+    if len(ids) > 16:
+        return np.isin(ids, index.ids)
+    held = np.zeros(len(ids), bool)
+    for i in range(len(ids)):
+        with suppress(QueryError):
+            index.vectors(ids[i : i + 1])
+            held[i] = True
+    return held
 
 
 def _lists(counts: np.ndarray, groups: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> pa.Array:

@@ -23,8 +23,8 @@ from specdb.catalog.functions import Neighbours, define_functions
 from specdb.catalog.statements import Statement, first_line, parse_statement
 from specdb.catalog.view import View, quoted
 from specdb.catalog.views import all_views
-from specdb.errors import QueryError
-from specdb.store import Store, readable
+from specdb.errors import DatabaseError, QueryError
+from specdb.store import Store
 
 if TYPE_CHECKING:
     from specdb.search import VectorIndex
@@ -74,20 +74,19 @@ UNTRUSTED = Limits(seconds=10, memory_bytes=1 << 30, rows=100_000, listed_functi
 class Session:
     """Runs SQL; made by `connect`."""
 
-    def __init__(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        views: dict[str, View],
-        neighbours: Neighbours,
-        limits: Limits,
-        root: Path,
-    ) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, neighbours: Neighbours, limits: Limits, root: Path) -> None:
         self._connection = connection
-        self._views = {name.lower(): view for name, view in views.items()}
+        self._views: dict[str, View] = {}
         self._registered: set[str] = set()
         self._neighbours = neighbours
         self._limits = limits
         self._root = root
+        #: Whether the last result was cut off at the limit of rows.
+        self.cut_off = False
+
+    def offer(self, views: dict[str, View]) -> None:
+        """Let queries name these views."""
+        self._views |= {name.lower(): view for name, view in views.items()}
 
     @property
     def tables(self) -> list[str]:
@@ -117,8 +116,9 @@ class Session:
         if statement.lists_tables:
             rows = [{"name": name, "comment": self._views[name.lower()].comment} for name in self.tables]
             return pa.Table.from_pylist(rows).to_reader()
-        for name in sorted(statement.tables):
-            self.register(name)
+        with self.guarded():
+            for name in sorted(statement.tables):
+                self.register(name)
         batches = self._run(statement)
         schema = next(batches)
         assert isinstance(schema, pa.Schema)
@@ -160,21 +160,23 @@ class Session:
     def _run(self, statement: Statement) -> Iterator:
         """Yield the schema, then the batches of the result, under the limits."""
         left = self._limits.rows
-        with self._guarded():
+        self.cut_off = False
+        with self.guarded():
             relation = self._connection.sql(statement.text)
             reader = relation.to_arrow_reader(_BATCH_ROWS)
             schema = self._with_units(reader.schema, statement)
             yield schema
             for batch in reader:
                 if left is not None and batch.num_rows > left:
+                    self.cut_off = True
                     yield _like(batch.slice(0, left), schema)
                     return
                 left = None if left is None else left - batch.num_rows
                 yield _like(batch, schema)
 
     @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        """Stop what runs too long, and say in our words what went wrong."""
+    def guarded(self) -> Iterator[None]:
+        """Stop what runs too long, and say in our words what went wrong inside."""
         seconds = self._limits.seconds
         timer = threading.Timer(seconds, self._connection.interrupt) if seconds else None
         self._neighbours.error = None
@@ -182,22 +184,35 @@ class Session:
             timer.daemon = True
             timer.start()
         try:
-            with readable(self._root):
-                yield
-        except duckdb.InterruptException as error:
-            raise QueryError(f"stopped after {seconds:g} s, the limit here; narrow it with WHERE or LIMIT") from error
-        except duckdb.OutOfMemoryException as error:
-            raise QueryError(
-                "it needs more memory than the limit here; narrow it with WHERE, or group less finely"
-            ) from error
-        except duckdb.Error as error:
-            if self._neighbours.error is not None:
-                raise self._neighbours.error from error
-            raise QueryError(f"{first_line(error)}; tables: {', '.join(self.tables)}") from error
+            yield
+        except (duckdb.Error, OSError, pa.ArrowException) as error:
+            raise self._in_our_words(error) from error
+        except DatabaseError as error:
+            raise self._without_paths(error) from error
         finally:
             if timer:
                 timer.cancel()
                 timer.join()
+
+    def _in_our_words(self, error: Exception) -> Exception:
+        """Say what went wrong; on its way through an Arrow stream an error of DuckDB is an OSError with DuckDB's text."""
+        text = first_line(error)
+        if self._neighbours.error is not None:
+            return self._neighbours.error
+        if "INTERRUPT" in text:
+            return QueryError(f"stopped after {self._limits.seconds:g} s, the limit here; narrow it with WHERE or LIMIT")
+        if "Out of Memory" in text:
+            return QueryError("it needs more memory than the limit here; narrow it with WHERE, or group less finely")
+        if "get_next failed" in text or "Parquet" in text or isinstance(error, pa.ArrowException):
+            damage = f"{self._root} cannot be read ({text}); `specdb verify` says what is damaged"
+            return self._without_paths(DatabaseError(damage))
+        return QueryError(f"{text}; tables: {', '.join(self.tables)}")
+
+    def _without_paths(self, error: DatabaseError) -> DatabaseError:
+        """Keep to ourselves, before strangers, where files are."""
+        if not self._limits.listed_functions:
+            return error
+        return DatabaseError("a file of the database cannot be read; its keeper can find out which with `specdb verify`")
 
     def _with_units(self, schema: pa.Schema, statement: Statement) -> pa.Schema:
         """Give columns that are nothing but a column of one table their unit and description back."""
@@ -241,7 +256,10 @@ def connect(
             connection.execute("SET memory_limit = $1", [f"{limits.memory_bytes}B"])
         define_functions(connection, neighbours)
         connection.execute(_LOCKED)
-        yield Session(connection, all_views(store), neighbours, limits, store.root)
+        session = Session(connection, neighbours, limits, store.root)
+        with session.guarded():
+            session.offer(all_views(store))
+        yield session
 
 
 def _without_indices(modality: str) -> VectorIndex:
