@@ -22,6 +22,7 @@ _COMMANDS = {
     "embed": ("specdb.cli.build", "embed", "Embed ingested spectra that have no embeddings yet."),
     "encoders": ("specdb.cli.encoders", "encoders", "List, show, import and pull encoders."),
     "evaluate": ("specdb.cli.evaluate", "evaluate", "Measure what an encoder is worth, beside pixels and PCA."),
+    "export": ("specdb.cli.export", "export", "Write the answer to an SQL query as FITS, VOTable, Parquet, HATS, ..."),
     "heads": ("specdb.cli.heads", "heads", "Train, use and judge small models from embeddings to labels."),
     "index": ("specdb.cli.build", "index", "Build or extend the index over stored embeddings."),
     "ingest": ("specdb.cli.build", "ingest", "Read and prepare a survey's files without embedding them."),
