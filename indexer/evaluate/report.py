@@ -17,7 +17,7 @@ from specdb.errors import InputError
 from specdb.plots.style import save_figure
 from specdb.store.files import write_text
 
-__all__ = ["SECTIONS", "evaluate_encoder", "header", "write_report"]
+__all__ = ["SECTIONS", "evaluate_encoder", "header", "to_json", "write_report"]
 
 #: What `specdb evaluate` runs, in this order; another section is one line here.
 SECTIONS: dict[str, Run] = {
@@ -78,12 +78,17 @@ def header(context: Context) -> dict[str, Any]:
     }
 
 
+def to_json(context: Context, sections: Sequence[Section]) -> str:
+    """Return header and metrics as JSON text; what could not be measured is null."""
+    values = header(context) | {"sections": {s.name: s.metrics for s in sections}}
+    return json.dumps(json.loads(json.dumps(values), parse_constant=lambda _: None), indent=1) + "\n"
+
+
 def write_report(folder: Path, context: Context, sections: Sequence[Section]) -> list[Path]:
     """Write `evaluation.json`, `evaluation.md` and each figure as PNG and SVG; return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     facts = header(context)
-    values = facts | {"sections": {s.name: s.metrics for s in sections}}
-    write_text(folder / "evaluation.json", json.dumps(values, indent=1, allow_nan=True) + "\n")
+    write_text(folder / "evaluation.json", to_json(context, sections))
     paths = [folder / "evaluation.json", folder / "evaluation.md"]
     parts = [f"# {facts['encoder']} ({facts['weight_hash'][:16]})", f"Judged: {facts['judged_stars']}."]
     for section in sections:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +52,7 @@ def evaluate(
     spectra come from --data or --db; without them only the sections on simulated pairs have something to say.
     """
     from indexer.evaluate.real import RealData, load_database, load_folder
-    from indexer.evaluate.report import evaluate_encoder, header, write_report
+    from indexer.evaluate.report import evaluate_encoder, to_json, write_report
     from indexer.evaluate.section import Context, EvaluationSettings
     from specdb.encoders import default_encoder_name, encoder_folder, load_encoder
     from specdb.search.error_model import load_error_models
@@ -80,7 +79,7 @@ def evaluate(
         click.echo(f"# {judged.name} ({judged.weight_hash[:16]})\n")
     done = evaluate_encoder(context, sections, None if as_json else _say)
     if as_json:
-        click.echo(json.dumps(header(context) | {"sections": {s.name: s.metrics for s in done}}, indent=1))
+        click.echo(to_json(context, done), nl=False)
     if out:
         for path in write_report(out, context, done):
             click.echo(f"{path}", err=True)

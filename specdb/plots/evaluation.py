@@ -89,11 +89,12 @@ def one_to_one_figure(truth: np.ndarray, estimate: np.ndarray, titles: Sequence[
 
 
 def deviation_figure(wavelength: np.ndarray, errors: Mapping[str, np.ndarray], ylabel: str, title: str = "") -> Figure:
-    """Show an error (n_grid,) against vacuum wavelength (n_grid,) in Angstrom, one line per method."""
+    """Show an error (n_grid,) against vacuum wavelength (n_grid,) in Angstrom, one line per method; the last stands out."""
     figure, axis = new_figure(6.4, 3.6)
-    styles = ("-", "--", "-.", ":")
     for i, (name, values) in enumerate(errors.items()):
-        axis.plot(wavelength, values, color=COLOURS[i % 7], ls=styles[i % 4], lw=1.4, label=name)
+        left = len(errors) - 1 - i  # the last one is what the figure is about
+        style, width = ("-", "--", "-.", ":")[left % 4], 2.0 if left == 0 else 1.3
+        axis.plot(wavelength, values, color=COLOURS[left % 7], ls=style, lw=width, label=name)
     axis.set(xlim=(wavelength[0], wavelength[-1]), xlabel="vacuum wavelength (Å)", ylabel=ylabel)
     axis.set_ylim(0, 1.15 * max(np.nanpercentile(v, 98) for v in errors.values()))
     axis.set_title(title, fontsize=10)

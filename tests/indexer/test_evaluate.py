@@ -15,7 +15,7 @@ from indexer.evaluate.baselines import CanonicalSpace, LinearMap, in_modal_basel
 from indexer.evaluate.measures import neighbour_labels, partner_ranks, recalls, visit_ranks
 from indexer.evaluate.pairs import simulated_pairs
 from indexer.evaluate.real import HeldOut, RealData, XpSet, held_out_stars, load_database, load_folder
-from indexer.evaluate.report import SECTIONS, evaluate_encoder, write_report
+from indexer.evaluate.report import SECTIONS, evaluate_encoder, to_json, write_report
 from indexer.evaluate.section import Context, EvaluationSettings, Section
 from indexer.evaluate.translation import relative_error
 from indexer.train.data import TrainingSet, split_stars
@@ -195,6 +195,10 @@ class TestSections:
         few = evaluate_encoder(replace(context, real=single), ["retrieval", "labels"])
         assert "no star among the judged ones has two spectra" in few[0].text[0]
         assert "1 judged and" in few[1].text[0]
+
+    def test_what_could_not_be_measured_is_null(self, context: Context) -> None:
+        section = Section("x", "X", metrics={"value": float("nan"), "more": [float("inf"), 1.0]})
+        assert json.loads(to_json(context, [section]))["sections"] == {"x": {"value": None, "more": [None, 1.0]}}
 
     def test_unknown_sections(self, context: Context) -> None:
         with pytest.raises(InputError, match="there is no section 'gossip'; sections are retrieval, labels"):
