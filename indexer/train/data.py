@@ -9,16 +9,28 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from specdb.errors import InputError, ReadError
-from specdb.spectra import Spectra, expand_sources, metadata_table
+from specdb.spectra import Spectra, expand_sources, get_modality, metadata_table
 from specdb.spectra.lrs_preparation import LrsPreparation
+from specdb.spectra.modality import Preparation
 from specdb.spectra.readers import read_source, suffixes_of
 from specdb.spectra.stars import split_stars, star_groups
 
-__all__ = ["LABELS", "TrainingSet", "load_lamost", "read_labels", "read_packed", "split_stars", "star_groups"]
+__all__ = [
+    "LABELS",
+    "TrainingSet",
+    "load_lamost",
+    "load_xp",
+    "read_labels",
+    "read_packed",
+    "read_pairs",
+    "split_stars",
+    "star_groups",
+]
 
 #: Labels of the LAMOST stellar-parameter pipeline: Teff in K, logg in dex (cgs), [Fe/H] in dex.
 LABELS = ("teff", "logg", "feh")
@@ -136,15 +148,69 @@ def load_lamost(folder: Path, preparation: LrsPreparation | None = None) -> Trai
         labels=labels,
         is_star=column["class"] == "STAR",
         spectrum_id=ids,
-        provenance={
-            "n_spectra": len(ids),
-            "n_files": len(files),
-            "folders": dict(sorted(Counter(path.relative_to(folder).parts[0] for path in files).items())),
-            "left_out": dict(sorted((reason, n) for reason, n in reasons.items() if n)),
-            "files_sha256": _names_and_sizes(folder, files),
-            "preparation": {"name": preparation.name, "version": preparation.version, **preparation.settings()},
-        },
+        provenance=_provenance(folder, files, len(ids), reasons, preparation),
     )
+
+
+def load_xp(folder: Path, subfolders: Sequence[str]) -> TrainingSet:
+    """Read and prepare the Gaia XP spectra in some folders below a folder, coefficients as well as samples.
+
+    Of a source that is met twice the spectrum with errors counts. There are no labels; every source is a star of its own.
+
+    Raises
+    ------
+    InputError
+        When a subfolder is missing, or nothing there can be prepared.
+    """
+    modality = get_modality("gaia_xp")
+    readers = ("gaia_xp_continuous", "gaia_xp_sampled")
+    missing = [name for name in subfolders if not (folder / name).is_dir()]
+    if missing:
+        raise InputError(f"{folder} has no folder {', '.join(missing)}; XP spectra are sought in {', '.join(subfolders)}")
+    reasons: Counter[str] = Counter()
+    files: list[Path] = []
+    parts: list[Spectra] = []
+    for source in expand_sources([folder / name for name in subfolders], suffixes_of(readers)):
+        if not source.endswith(suffixes_of(readers)):
+            continue
+        try:
+            parts.extend(read_source(source, readers))
+        except ReadError as error:
+            reasons[error.reason] += 1
+            continue
+        files.append(source.path)
+    prepared = modality.preparation(parts) if parts else None
+    if prepared is None or not len(prepared):
+        raise InputError(f"{folder} holds no usable Gaia XP spectrum in {', '.join(subfolders)}; name a folder with spectra")
+    reasons.update(rejection.reason for rejection in prepared.rejections)
+    ids = np.concatenate([part.metadata["spectrum_id"].to_numpy() for part in parts]).astype(np.int64)[prepared.rows]
+    order = np.lexsort((np.isnan(prepared.snr), ids))  # spectra with errors first
+    ids, first = np.unique(ids[order], return_index=True)
+    keep = order[first]
+    reasons["duplicate"] += len(prepared) - len(keep)
+    return TrainingSet(
+        flux=prepared.flux[keep],
+        ivar=prepared.ivar[keep],
+        snr=prepared.snr[keep],
+        star=np.arange(len(keep)),
+        labels=np.full((len(keep), len(LABELS)), np.nan),
+        is_star=np.ones(len(keep), bool),
+        spectrum_id=ids,
+        provenance=_provenance(folder, files, len(keep), reasons, modality.preparation),
+    )
+
+
+def _provenance(
+    folder: Path, files: Sequence[Path], n_spectra: int, reasons: Counter[str], preparation: Preparation
+) -> dict[str, Any]:
+    return {
+        "n_spectra": n_spectra,
+        "n_files": len(files),
+        "folders": dict(sorted(Counter(path.relative_to(folder).parts[0] for path in files).items())),
+        "left_out": dict(sorted((reason, n) for reason, n in reasons.items() if n)),
+        "files_sha256": _names_and_sizes(folder, files),
+        "preparation": {"name": preparation.name, "version": preparation.version, **preparation.settings()},
+    }
 
 
 def _spectra_below(folder: Path) -> Iterator[tuple[Path, Iterator[Spectra]]]:
@@ -198,6 +264,16 @@ def read_labels(folder: Path) -> dict[int, tuple[float, ...]]:
             if row.get("obsid") and all(name in row for name in LABELS):
                 found[int(row["obsid"])] = tuple(_number(row[name]) for name in LABELS)
     return found
+
+
+def read_pairs(folder: Path) -> np.ndarray:
+    """Return obsid and source_id (n, 2), int64, of pairs from CSV files with ``lamost_obsid`` and ``xp_source_id``."""
+    found: list[tuple[int, int]] = []
+    for path in sorted(folder.rglob("*pairs*.csv")):
+        rows = _table(path)
+        if rows and {"lamost_obsid", "xp_source_id"} <= set(rows[0]):
+            found += [(int(row["lamost_obsid"]), int(row["xp_source_id"])) for row in rows]
+    return np.array(found, np.int64).reshape(-1, 2)
 
 
 def _table(path: Path) -> list[dict[str, str]]:

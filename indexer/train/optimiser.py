@@ -11,9 +11,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from specdb.encoders.clip import ClipModel
+from specdb.encoders.transformer import standardise
 from specdb.encoders.xp import XpAutoencoder
 
-__all__ = ["Muon", "initialise", "initialise_input", "make_adamw", "make_optimisers", "orthogonalise"]
+__all__ = ["Muon", "initialise", "initialise_input", "initialise_outputs", "make_adamw", "make_optimisers", "orthogonalise"]
 
 #: Coefficients of the quintic iteration x -> a x + b x^3 + c x^5 of the singular values (same source).
 _QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -59,12 +61,16 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_optimisers(model: nn.Module, lr: float, matrix_lr: float) -> tuple[torch.optim.AdamW, Muon]:
-    """Return AdamW for biases, norms, tables and queries, and Muon for the matrices of linear maps."""
+    """Return AdamW for biases, norms, tables, queries and decoders, and Muon for the matrices of the other linear maps.
+
+    To make the large matrices of decoders orthogonal would cost more than all else, and they learn well enough without.
+    """
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, p in model.named_parameters():
         if p.requires_grad:
-            (matrices if p.ndim == 2 and "position_embed" not in name else others).append(p)
+            table = "position_embed" in name or "lrs_decoder" in name or "xp_decoder" in name or "cross_decoder" in name
+            (matrices if p.ndim == 2 and not table else others).append(p)
     return torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0), Muon(matrices, lr=matrix_lr)
 
 
@@ -90,6 +96,20 @@ def initialise(model: nn.Module, generator: torch.Generator) -> None:
             p.normal_(std=(0.5 if residual else 1.0) * p.shape[1] ** -0.5, generator=generator)
         elif name.endswith("bias"):
             p.zero_()
+
+
+@torch.no_grad()
+def initialise_outputs(model: ClipModel, lamost_lrs: Tensor, gaia_xp: Tensor) -> None:
+    """Let the decoders of a split model begin with the mean of spectra (n, n_pixels) as their bias."""
+    means = {
+        "lamost_lrs_decoder": standardise(lamost_lrs)[2].mean(dim=0),
+        "lamost_lrs_cross_decoder": lamost_lrs.mean(dim=0),
+        "gaia_xp_decoder": gaia_xp.mean(dim=0),
+        "gaia_xp_cross_decoder": gaia_xp.mean(dim=0),
+    }
+    for name, mean in means.items():
+        layers = [m for m in model.get_submodule(name).modules() if isinstance(m, nn.Linear)]
+        layers[-1].bias.copy_(mean)
 
 
 @torch.no_grad()

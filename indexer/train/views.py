@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["ViewSettings", "chebyshev", "noisy_views"]
+from indexer.simulate.xp_instrument import XpStatistics, merged_basis
+
+__all__ = ["ViewSettings", "chebyshev", "noisy_views", "xp_noise_root"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,28 @@ def chebyshev(n_pixels: int, order: int) -> Tensor:
     return torch.cos(torch.arange(order + 1)[:, None] * torch.arccos(x))
 
 
-def noisy_views(flux: Tensor, sigma: Tensor, settings: ViewSettings, generator: torch.Generator) -> Tensor:
+def xp_noise_root(statistics: XpStatistics | None = None) -> Tensor:
+    """Return the matrix (110, 343) from white noise to noise of unit variance, correlated as in XP samples of G = 15.
+
+    The samples are sums of basis functions, so their errors are correlated over many of them; a view with independent errors
+    would be no XP spectrum.
+    """
+    statistics = statistics or XpStatistics.load()
+    errors = np.exp(statistics.error_trend[0]) * statistics.noise_factor  # (110,), at G = 15 and colour 0
+    basis = merged_basis() * errors[:, None]  # (110, 343)
+    n_bases = len(basis) // 2
+    arms = (slice(0, n_bases), slice(n_bases, None))
+    root = np.concatenate([r.T @ basis[arm] for r, arm in zip(statistics.noise_roots, arms, strict=True)])
+    return torch.from_numpy(root / np.sqrt((root**2).sum(axis=0))).float()
+
+
+def noisy_views(
+    flux: Tensor,
+    sigma: Tensor,
+    settings: ViewSettings,
+    generator: torch.Generator,
+    noise_root: Tensor | None = None,
+) -> Tensor:
     """Return one view of each spectrum.
 
     Parameters
@@ -60,6 +84,8 @@ def noisy_views(flux: Tensor, sigma: Tensor, settings: ViewSettings, generator: 
     settings : ViewSettings
     generator : torch.Generator
         The only source of randomness.
+    noise_root : Tensor (k, n_pixels), optional
+        Correlates the noise of the pixels (`xp_noise_root`); without it they are independent.
 
     Returns
     -------
@@ -75,7 +101,8 @@ def noisy_views(flux: Tensor, sigma: Tensor, settings: ViewSettings, generator: 
 
     low, high = torch.tensor(s.noise).log()
     level = (low + (high - low) * uniform(B, 1)).exp()  # (B, 1)
-    view = flux + level * sigma.clamp_max(s.max_sigma) * normal(B, n)  # (B, n)
+    noise = normal(B, n) if noise_root is None else normal(B, len(noise_root)) @ noise_root  # (B, n)
+    view = flux + level * sigma.clamp_max(s.max_sigma) * noise
     tilt = normal(B, s.continuum_order + 1) @ chebyshev(n, s.continuum_order)  # (B, n)
     view = view * (1 + s.continuum * tilt)
     bad = uniform(B, n) < s.bad_fraction * uniform(B, 1)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,51 +10,20 @@ import torch
 from safetensors.torch import load_file
 
 from indexer.evaluate.measures import evaluate, neighbour_labels, repeat_visits
-from indexer.train import data as training_data
 from indexer.train.data import TrainingSet, load_lamost, read_labels, read_packed, split_stars, star_groups
 from indexer.train.loop import FAILED_BATCH, LoopSettings, fit
-from indexer.train.mini import MINI, MiniConfig, embed, main, train_encoder
-from indexer.train.objective import Objective, ObjectiveSettings, same_star_loss
+from indexer.train.mini import MINI, make_objective
+from indexer.train.objective import Guided
 from indexer.train.optimiser import initialise, make_optimisers, orthogonalise
-from indexer.train.targets import TargetSettings, kernel_ridge, make_targets
+from indexer.train.targets import KernelRidge, TargetMap
 from indexer.train.views import ViewSettings, noisy_views
 from specdb.encoders.clip import ClipModel
-from specdb.encoders.config import ClipConfig, HeadConfig, LrsTransformerConfig
 from specdb.errors import CheckpointError, InputError, ReadError, TrainingError
 from specdb.spectra.lrs_preparation import LAMOST_GRID
+from tests.indexer.training import TINY, synthetic, synthetic_data
 
 N_PIXELS = 1462
-TINY = MiniConfig(
-    model=ClipConfig(
-        "base",
-        LrsTransformerConfig(
-            width=32, n_layers=1, n_heads=2, mlp_ratio=1, n_positions=16, section_length=200, section_stride=100,
-            mask_chunks=2, mask_chunk_width=2,
-        ),
-        None,
-        HeadConfig(shared=16, n_heads=2, dropout=0.0),
-        None,
-    ),
-    targets=TargetSettings(n_components=3, n_principal=5),
-    loop=LoopSettings(steps=60, batch_size=32, checkpoint_every=10),
-)  # fmt: skip
-
-
-def synthetic(n_stars: int = 120, seed: int = 0) -> TrainingSet:
-    """Stars of two line strengths, every third with a second visit; labels follow the strengths."""
-    rng = np.random.default_rng(seed)
-    star = np.concatenate([np.arange(n_stars), np.arange(0, n_stars, 3)])
-    x = np.arange(N_PIXELS)
-    lines = np.stack([np.exp(-0.5 * ((x - c) / 6) ** 2) for c in (300, 700, 1100)])
-    strength = rng.uniform(0.1, 0.7, (n_stars, 3))[star]
-    sigma = np.full((len(star), N_PIXELS), 0.02, np.float32)
-    flux = (1 - strength @ lines + rng.normal(0, sigma)).astype(np.float32)
-    labels = np.column_stack([5000 + 3000 * strength[:, 0], 4 + strength[:, 1], strength[:, 2]])
-    labels[5] = np.nan
-    n = len(star)
-    return TrainingSet(
-        flux, 1 / sigma**2, np.full(n, 50, np.float32), star, labels, np.ones(n, bool), np.arange(n), {"n_spectra": n}
-    )
+TARGETS = TINY.targets[0]
 
 
 @pytest.fixture(scope="module")
@@ -136,22 +103,34 @@ class TestViews:
         torch.testing.assert_close(around.diff(), around.diff().mean().expand(len(around) - 1), atol=1e-5, rtol=1e-4)
 
 
+def make_targets(data: TrainingSet, settings=TARGETS) -> np.ndarray:
+    return TargetMap.fit(data.flux, data.sigma, data.labels, data.star, settings, ViewSettings(), 0)[1]
+
+
 class TestTargets:
     def test_visits_are_closer_than_other_stars(self, stars):
-        target = make_targets(stars, TINY.targets, ViewSettings(), 0)
+        target = make_targets(stars)
         np.testing.assert_allclose(np.linalg.norm(target, axis=1), 1, rtol=1e-5)
-        assert target.shape == (160, 3 + 1 + 3)
+        assert target.shape == (160, 3 + 1 + 3) and TARGETS.n_dim == 7
         first, tenth = repeat_visits(target, stars.star)
         assert first.value > 0.6 and tenth.value > 0.9
 
     def test_without_labels(self, stars):
         unlabelled = replace(stars, labels=np.full_like(stars.labels, np.nan))
-        assert make_targets(unlabelled, TINY.targets, ViewSettings(), 0).shape[1] == 4
-        assert make_targets(stars, replace(TINY.targets, label_weight=0.0), ViewSettings(), 0).shape[1] == 4
+        assert make_targets(unlabelled).shape[1] == 4
+        silent = replace(TARGETS, label_weight=0.0)
+        assert make_targets(stars, silent).shape[1] == silent.n_dim == 4
+
+    def test_other_stars_get_targets_from_the_same_map(self, stars):
+        fitted, target = TargetMap.fit(stars.flux, stars.sigma, stars.labels, stars.star, TARGETS, ViewSettings(), 0)
+        mapped = fitted(stars.flux)
+        np.testing.assert_allclose(np.linalg.norm(mapped, axis=1), 1, rtol=1e-5)
+        scores, predicted = np.abs(mapped - target)[:, :4], np.abs(mapped - target)[:, 4:]
+        assert scores.max() < 0.05 and 0 < predicted.max() < 0.3  # labels are cross-fitted in training
 
     def test_kernel_ridge_learns_a_smooth_function(self):
         x = np.linspace(-2, 2, 80)[:, None]
-        np.testing.assert_allclose(kernel_ridge(x, np.sin(x), x[::7], 1.0, 1e-3), np.sin(x[::7]), atol=0.01)
+        np.testing.assert_allclose(KernelRidge.fit(x, np.sin(x), 1.0, 1e-3)(x[::7]), np.sin(x[::7]), atol=0.01)
 
 
 class TestFigures:
@@ -172,24 +151,6 @@ class TestFigures:
         assert set(figures["knn"]) == {"teff", "logg", "feh"}
 
 
-class TestObjective:
-    def test_other_visits_are_no_negatives(self):
-        unit = torch.eye(3)
-        alone = same_star_loss(unit, unit, torch.tensor([0, 1, 2]), 5.0)
-        twins = same_star_loss(unit, unit, torch.tensor([0, 0, 2]), 5.0)
-        assert twins < alone
-
-    def test_pairs_are_visits_of_one_star(self, stars):
-        target = make_targets(stars, TINY.targets, ViewSettings(), 0)
-        objective = Objective(stars, target, 16, ObjectiveSettings(), ViewSettings(), 64, torch.Generator())
-        rows = objective.batch(torch.Generator().manual_seed(0))["rows"].view(2, -1)
-        star = torch.from_numpy(stars.star)[rows]
-        assert torch.equal(star[0], star[1])
-        repeated = torch.isin(star[0], torch.from_numpy(stars.star[120:]))
-        assert (rows[0] != rows[1])[repeated].all() and (rows[0] == rows[1])[~repeated].all()
-        torch.testing.assert_close(objective.target.norm(dim=1), torch.ones(len(stars)))
-
-
 class TestOptimiser:
     def test_orthogonalised_matrices_have_singular_values_near_one(self):
         matrix = torch.randn(40, 24, generator=torch.Generator().manual_seed(0))
@@ -203,9 +164,6 @@ class TestOptimiser:
             list(model.parameters())
         )
 
-    def test_shipped_size(self):
-        assert sum(p.numel() for p in ClipModel(MINI).parameters()) * 4 < 5e6
-
 
 class _Stop(Exception):
     pass
@@ -213,13 +171,14 @@ class _Stop(Exception):
 
 class TestLoop:
     @pytest.fixture
-    def problem(self, stars):
-        target = make_targets(stars, TINY.targets, ViewSettings(), 0)
-        return Objective(stars, target, 16, TINY.objective, TINY.views, 32, torch.Generator().manual_seed(0))
+    def problem(self):
+        data = synthetic_data()
+        rows = np.ones(len(data.lrs), bool), np.ones(len(data.xp), bool)
+        return make_objective(data, rows, TINY, 0, torch.Generator().manual_seed(0))
 
     @pytest.fixture
-    def model(self):
-        model = ClipModel(TINY.model)
+    def model(self, problem):
+        model = Guided(ClipModel(TINY.model), len(problem.common))
         initialise(model, torch.Generator().manual_seed(0))
         return model
 
@@ -258,60 +217,14 @@ class TestLoop:
             fit(model, problem, TINY.loop, 3, checkpoint=path)
 
     def test_a_loss_that_is_not_finite_stops_with_the_batch_saved(self, tmp_path, model, problem):
-        problem.flux = problem.flux.index_fill(0, torch.tensor([7]), torch.nan)
+        problem.flux = problem.flux[0], problem.flux[1].index_fill(0, torch.arange(100), torch.nan)
         with pytest.raises(TrainingError, match=r"loss of step \d+ is not finite \(total nan.*The batch is in .*: look for"):
             fit(model, problem, TINY.loop, 0, checkpoint=tmp_path / "run.checkpoint")
         saved = load_file(tmp_path / FAILED_BATCH)
-        assert 7 in saved["rows"] and saved["views"].isnan().any()
+        assert (saved["pairs"] < 100).any() and saved["gaia_xp"].isnan().any()
         with pytest.raises(TrainingError, match="Give a checkpoint file to have the batch saved"):
             fit(model, problem, TINY.loop, 0)
 
     def test_pace_rises_and_falls(self):
         pace = [LoopSettings(steps=100).pace(i) for i in range(100)]
         assert pace[0] < pace[2] and max(pace) > 0.99 and pace[-1] < 0.02
-
-
-class TestRecipe:
-    def test_learns_what_separates_stars(self, stars):
-        torch.set_num_threads(1)
-        test = split_stars(stars.star) == 0
-        model = train_encoder(stars, ~test, replace(TINY, loop=replace(TINY.loop, steps=80)), 0)
-        embedding = embed(model, stars.flux)
-        assert embedding.shape == (160, 16)
-        assert repeat_visits(embedding, stars.star)[1].value > 0.6
-        figures = evaluate(embedding, stars.star, stars.labels, test)
-        assert figures["knn"]["teff"]["r2"] > 0.4
-
-    def test_same_seed_same_weights(self, stars):
-        config = replace(TINY, loop=replace(TINY.loop, steps=3))
-        rows = np.ones(len(stars), bool)
-        one, two, other = (train_encoder(stars, rows, config, seed).state_dict() for seed in (0, 0, 1))
-        assert all(torch.equal(one[k], two[k]) for k in one)
-        assert any(not torch.equal(one[k], other[k]) for k in one)
-
-    def test_too_few_spectra(self, stars):
-        with pytest.raises(InputError, match="20 usable spectra to train on; at least 32 are needed"):
-            train_encoder(stars, np.arange(len(stars)) < 20, TINY, 0)
-
-    def test_command_writes_weights_card_and_figures(self, tmp_path, stars, monkeypatch, capsys):
-        provenance = {"left_out": {}, "preparation": {"name": "specclip-lrs", "version": 1}}
-        monkeypatch.setattr("indexer.train.mini.load_lamost", lambda folder: replace(synthetic(400), provenance=provenance))
-        main(["--data", str(tmp_path), "--out", str(tmp_path / "mini"), "--steps", "1", "--threads", "1"])
-        card = json.loads((tmp_path / "mini" / "card.json").read_text())
-        assert card["preparation"] == {"lamost_lrs": ["specclip-lrs", 1]}
-        assert {"specclip-mini", "pixels", "pca50"} <= set(card["metrics"])
-        assert card["training"]["labels_used"] and card["training"]["seed"] == 0
-        assert str(tmp_path) not in card["provenance"]["command"]
-        assert sorted(p.name for p in (tmp_path / "mini").iterdir()) == ["card.json", "model.safetensors"]
-        assert "training on all stars" in capsys.readouterr().out
-
-
-def test_shipped_encoder_beats_principal_components():
-    """The figures on the shipped card were measured on held-out stars; they must stay ahead of the baselines."""
-    folder = Path(training_data.__file__).parents[2] / "data" / "encoders" / "specclip-mini"
-    metrics = json.loads((folder / "card.json").read_text())["metrics"]
-    mini, components = metrics["specclip-mini"], metrics["pca50"]
-    assert all(a["value"] > b["value"] for a, b in zip(mini["recall"], components["recall"], strict=True))
-    for label, figures in mini["knn"].items():
-        assert figures["sigma"] < components["knn"][label]["sigma"]
-        assert figures["r2"] > components["knn"][label]["r2"]
