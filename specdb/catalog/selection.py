@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from specdb.catalog.session import Session, connect
 from specdb.catalog.view import quoted
@@ -22,7 +23,7 @@ from specdb.store import Store
 if TYPE_CHECKING:
     from specdb.search import VectorIndex
 
-__all__ = ["catalogues", "select_ids"]
+__all__ = ["catalogues", "select_ids", "select_values"]
 
 _RULE = "a condition is one true-or-false expression such as \"snr_g > 30 AND subclass LIKE 'K%'\""
 
@@ -58,12 +59,52 @@ def select_ids(store: Store, modality: str, where: str, *, index: Callable[[str]
     return np.sort(found["spectrum_id"].to_numpy().astype(np.int64))
 
 
+def select_values(
+    store: Store,
+    modality: str,
+    values: dict[str, str],
+    where: str | None = None,
+    *,
+    index: Callable[[str], VectorIndex] | None = None,
+) -> pa.Table:
+    """Return values of SQL expressions over the metadata and labels of a modality's spectra.
+
+    Parameters
+    ----------
+    store : Store
+    modality : str
+    values : dict
+        Name of a result column -> one expression over columns as in `select_ids`: ``{"value": "lasp.feh"}``.
+    where : str, optional
+        As in `select_ids`.
+    index : callable, optional
+        See `specdb.catalog.connect`.
+
+    Returns
+    -------
+    pyarrow.Table
+        ``spectrum_id`` and the values, one row per spectrum (and per row of a catalogue that has several for it).
+
+    Raises
+    ------
+    QueryError
+        For anything but expressions over known columns.
+    """
+    with connect(store, index=index) as session:
+        texts = [*values.values(), *([where] if where else [])]
+        used = [path for text in texts for path in _columns(_expression(session, text))]
+        chosen = "".join(f", (\n{text}\n) AS {quoted(name)}" for name, text in values.items())
+        condition = f" WHERE (\n{where}\n)" if where else ""
+        return session.query(f"SELECT spectrum_id{chosen} {_source(session, store, modality, used)}{condition}")
+
+
 def catalogues(session: Session, store: Store) -> dict[str, dict[str, str]]:
     """Return the tables keyed by spectrum_id that are not spectra or vectors: lower-case column -> column, by table."""
     found: dict[str, dict[str, str]] = {}
     for row in session.schema().select(["table", "column"]).to_pylist():
         found.setdefault(row["table"], {})[row["column"].lower()] = row["column"]
-    own = {*store.modalities(), "spectra", "rejected", "pairs"}
+    # `labels` lists the catalogues, and `<catalogue>_all` has rows that match no spectrum.
+    own = {*store.modalities(), "spectra", "rejected", "pairs", "labels", *(f"{name}_all" for name in found)}
     return {
         name: columns
         for name, columns in found.items()

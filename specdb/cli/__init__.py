@@ -17,6 +17,8 @@ __all__ = ["cli", "main"]
 _COMMANDS = {
     "build-index": ("specdb.cli.build", "build_index", "Read, prepare, embed and index a survey's files (resumable)."),
     "crossmatch": ("specdb.cli.crossmatch", "crossmatch", "Find the same stars in two modalities."),
+    "compact": ("specdb.cli.delete", "compact", "Take deleted spectra out of the files and indices for good."),
+    "delete": ("specdb.cli.delete", "delete", "Delete spectra by id or condition, or take that back."),
     "demo": ("specdb.cli.demo", "demo", "The whole tour on a small simulated survey."),
     "doctor": ("specdb.cli.doctor", "doctor", "Check the installation with a real search on each device."),
     "embed": ("specdb.cli.build", "embed", "Embed ingested spectra that have no embeddings yet."),
@@ -27,6 +29,7 @@ _COMMANDS = {
     "index": ("specdb.cli.build", "index", "Build or extend the index over stored embeddings."),
     "ingest": ("specdb.cli.build", "ingest", "Read and prepare a survey's files without embedding them."),
     "labels": ("specdb.cli.labels", "labels", "Add, list, show, rematch and remove catalogues of labels."),
+    "map": ("specdb.cli.map", "map_", "Map the sky: counts, or a statistic of any value, in HEALPix cells."),
     "search": ("specdb.cli.search", "search", "Find the spectra most similar to one spectrum."),
     "send": ("specdb.cli.send", "send", "Send the answer to an SQL query to TOPCAT or Aladin."),
     "simulate": ("specdb.cli.simulate", "simulate", "Write a simulated survey in the survey's own format."),
