@@ -48,7 +48,7 @@ def test_the_reference_of_commands_is_up_to_date() -> None:
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == reference(), "run python docs/make_cli.py"
 
 
-@pytest.mark.parametrize("page", ["tutorial.md", "cross-modal.md"])
+@pytest.mark.parametrize("page", ["tutorial.md", "cross-modal.md", "search.md"])
 def test_the_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if page == "cross-modal.md" and "gaia_xp" not in load_card(encoder_folder(default_encoder_name)).preparation:
         pytest.skip("the encoder that ships knows one modality")

@@ -135,7 +135,7 @@ def _shown(rows: pa.Table, one: bool) -> pa.Table:
     names = [*(() if one else ("modality",)), *_SHOWN, *(name for name in labels if name not in ("flux", "ivar"))]
     rows = rows.select([name for name in names if name in rows.column_names])
     place = rows.column_names.index("source_file")
-    return rows.set_column(place, "source_file", [[Path(name).name for name in rows["source_file"].to_pylist()]])
+    return rows.set_column(place, "source_file", [[Path(name or "").name for name in rows["source_file"].to_pylist()]])
 
 
 def _many(
