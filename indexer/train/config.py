@@ -129,12 +129,14 @@ def parse_config(text: str, source: str) -> TrainConfig:
         model = config_from_dict(values["model"])
     except CheckpointError as error:
         raise InputError(f"{source}, [model]: {error}") from error
-    read = {name: _section(kind, values.get(name, {}), f"{source}, [{name}]") for name, kind in sections.items()}
+    read: dict[str, Any] = {
+        name: _section(kind, values.get(name, {}), f"{source}, [{name}]") for name, kind in sections.items()
+    }
     top = {
         key: _typed(values[key], kind, f"{source}: {key}") for key, kind in (("seed", int), ("title", str)) if key in values
     }
     try:
-        return TrainConfig(model=model, **read, **top)  # type: ignore[arg-type]
+        return TrainConfig(model=model, **read, **top)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
 

@@ -1,4 +1,4 @@
-"""`specdb train`: configurations, streams, tasks, all variants from data to encoder, resume, and every way it can go wrong."""
+"""`specdb train`: configurations, streams, tasks, all variants from data to encoder, resume, and what can go wrong."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ class TestRefusals:
         config = configured(toml(XP_MODEL).replace("steps = 6", "steps = 1"))
         card = train(config, tmp_path / "out", db=store.root)
         assert train(config, tmp_path / "out") == card, "a finished training is only read"
-        with pytest.raises(InputError, match="holds another encoder .*; choose a new folder"):
+        with pytest.raises(InputError, match=r"holds another encoder .*; choose a new folder"):
             train(replace(config, seed=9), tmp_path / "out", db=store.root)
 
     @pytest.mark.parametrize(
