@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from specdb.catalog.matches import PositionKey, current_matches
-from specdb.catalog.view import Opener, View, opened_parts, quoted
+from specdb.catalog.view import Opener, View, opened_parts, quoted, without_deleted
 from specdb.store import Store
 
 __all__ = ["ROW", "STEM", "Card", "IdKey", "label_views", "read_cards"]
@@ -99,7 +99,7 @@ def read_cards(store: Store) -> dict[str, Card]:
 def label_views(store: Store) -> list[View]:
     """Return a view per catalogue, keyed by spectrum_id, one of all its rows as they came, and `labels` of everything."""
     cards = read_cards(store)
-    views = [_matched(store, card) for card in cards.values()]
+    views = [without_deleted(store, _matched(store, card), store.modalities()) for card in cards.values()]
     everything = [
         View(
             f"{card.name}_all",

@@ -142,7 +142,9 @@ def count_matches(store: Store, ids: pa.ChunkedArray, target: str) -> Matched:
         if not parts or target not in (dataset := opened_parts(store, parts)).schema.names:
             continue
         with readable(store.root):
-            theirs = dataset.to_table(columns=[target])[target]
+            table = dataset.to_table(columns=list(dict.fromkeys(["spectrum_id", target])))
+        here = ~np.isin(table["spectrum_id"].to_numpy(), store.deleted(modality))
+        theirs = table[target].filter(pa.array(here))
         ours = ids
         if target == "source_file" and pa.types.is_string(ids.type):
             ours, theirs = (pc.replace_substring_regex(side, STEM, "") for side in (ids, theirs))

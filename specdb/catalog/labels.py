@@ -298,5 +298,4 @@ def _report(store: Store, card: Card, table: pa.Table, facts: dict[str, Any]) ->
 
 
 def _count(store: Store) -> int:
-    files = store.manifest().files
-    return sum(files[part].rows for modality in store.modalities() for part in store.spectra_parts(modality))
+    return sum(store.counts(modality)[0] for modality in store.modalities())

@@ -75,6 +75,9 @@ def positions(store: Store, modalities: list[str]) -> Positions:
         return Positions(np.empty(0, np.int64), *(np.empty(0) for _ in columns[1:]))
     with readable(store.root):
         table = pa.concat_tables([dataset.to_table(columns=columns) for dataset in datasets])
+    for modality in modalities:
+        if len(gone := store.deleted(modality)):
+            table = table.filter(pa.array(~np.isin(table["spectrum_id"].to_numpy(), gone)))
     return Positions(table["spectrum_id"].to_numpy(), *(_floats(table[name]) for name in columns[1:]))
 
 

@@ -77,7 +77,7 @@ class Session:
     def __init__(self, connection: duckdb.DuckDBPyConnection, neighbours: Neighbours, limits: Limits, root: Path) -> None:
         self._connection = connection
         self._views: dict[str, View] = {}
-        self._registered: set[str] = set()
+        self._registered: dict[str, bool] = {}
         self._neighbours = neighbours
         self._limits = limits
         self._root = root
@@ -118,7 +118,7 @@ class Session:
             return pa.Table.from_pylist(rows).to_reader()
         with self.guarded():
             for name in sorted(statement.tables):
-                self.register(name)
+                self.register(name, statement.columns)
         batches = self._run(statement)
         schema = next(batches)
         assert isinstance(schema, pa.Schema)
@@ -145,17 +145,26 @@ class Session:
                 rows.append({"table": self._views[name].name, "column": column, "type": kind} | facts)
         return pa.Table.from_pylist(rows, pa.schema([(key, pa.string()) for key in _SCHEMA]))
 
-    def register(self, name: str) -> None:
-        """Make one of the tables known to DuckDB; `query` does it for the tables that a statement names."""
+    def register(self, name: str, columns: frozenset[str] | None = None) -> None:
+        """Make one of the tables known to DuckDB; `query` does it for the tables that a statement names.
+
+        Where the statement's `columns` are known and none of them holds vectors, these are left out: a scan of ids alone
+        would still have to step through their many small row groups.
+        """
         view = self._views[name]
-        if name in self._registered:
+        narrow = bool(view.narrow) and columns is not None and not columns & view.wide
+        if self._registered.get(name) == narrow:
             return
+        sql = view.sql
         for hidden, opener in view.sources.items():
-            if hidden not in self._registered:
-                self._connection.register(hidden, opener())
-                self._registered.add(hidden)
-        self._connection.execute(f"CREATE TEMP VIEW {quoted(view.name)} AS {view.sql}")
-        self._registered.add(name)
+            as_ids = narrow and hidden in view.narrow
+            shown = f"ids of {hidden}" if as_ids else hidden
+            if shown not in self._registered:
+                self._connection.register(shown, view.narrow[hidden]() if as_ids else opener())
+                self._registered[shown] = True
+            sql = sql.replace(quoted(hidden), quoted(shown))
+        self._connection.execute(f"CREATE OR REPLACE TEMP VIEW {quoted(view.name)} AS {sql}")
+        self._registered[name] = narrow
 
     def _run(self, statement: Statement) -> Iterator:
         """Yield the schema, then the batches of the result, under the limits."""

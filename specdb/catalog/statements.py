@@ -41,6 +41,8 @@ class Statement:
         Name in the result -> name in the tables, of result columns that are nothing but a column of them.
     keeps_names : bool
         ``*`` over tables of the session: other columns keep their names.
+    columns : frozenset of str or None
+        Names in lower case of all columns that occur anywhere; None where a ``*`` or DESCRIBE may mean any.
     """
 
     text: str
@@ -48,6 +50,7 @@ class Statement:
     lists_tables: bool
     plain: dict[str, str]
     keeps_names: bool
+    columns: frozenset[str] | None
 
 
 def parse_statement(connection: duckdb.DuckDBPyConnection, sql: str, known: set[str], *, untrusted: bool) -> Statement:
@@ -88,7 +91,7 @@ def parse_statement(connection: duckdb.DuckDBPyConnection, sql: str, known: set[
     if lists_tables and (len(nodes) > 20 or any(node.get("table_name") != '"tables"' for node in shows)):
         raise QueryError("of the SHOW statements only SHOW TABLES is answered; DESCRIBE describes one table")
     plain, keeps_names = ({}, False) if shows else _plain_columns(tree["statements"][0]["node"], known)
-    return Statement(sql, tables, lists_tables, plain, keeps_names)
+    return Statement(sql, tables, lists_tables, plain, keeps_names, None if shows else _columns(nodes))
 
 
 def first_line(error: BaseException) -> str:
@@ -151,6 +154,12 @@ def _tables(nodes: list[Node], known: set[str]) -> frozenset[str]:
             raise QueryError(f"there is no table {path!r}; tables: {', '.join(sorted(known))}")
         found.add(name)
     return frozenset(found & known)
+
+
+def _columns(nodes: list[Node]) -> frozenset[str] | None:
+    if any(node.get("class") == "STAR" for node in nodes):
+        return None
+    return frozenset(name.lower() for node in nodes if node.get("class") == "COLUMN_REF" for name in node["column_names"])
 
 
 def _check_functions(nodes: list[Node], untrusted: bool) -> None:

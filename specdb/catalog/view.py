@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import pyarrow as pa
 import pyarrow.dataset as ds
 
 from specdb.store import Store, open_parts
 
-__all__ = ["Opened", "Opener", "View", "opened_parts", "quoted"]
+__all__ = ["Opened", "Opener", "View", "opened_ids", "opened_parts", "quoted", "without_deleted"]
 
 Opened: TypeAlias = Any  # pyarrow.dataset.Dataset or pyarrow.Table, which have no type stubs
 Opener = Callable[[], Opened]
@@ -31,6 +32,9 @@ class View:
         The view's definition over the hidden names.
     notes : dict
         Column -> field metadata of columns that no source has.
+    narrow : dict
+        Hidden name -> how to open it without its vectors, for statements that name none of the columns in `wide`.
+    wide : frozenset of str
     """
 
     name: str
@@ -38,6 +42,8 @@ class View:
     sources: dict[str, Opener]
     sql: str
     notes: dict[str, dict[str, str]] = field(default_factory=dict)
+    narrow: dict[str, Opener] = field(default_factory=dict)
+    wide: frozenset[str] = frozenset()
 
     def metadata(self) -> dict[str, dict[bytes, bytes]]:
         """Return the field metadata of its columns by name."""
@@ -56,6 +62,28 @@ def opened_parts(store: Store, parts: list[str]) -> ds.Dataset:
     """Open committed files as one dataset; the next session finds it open, with the footers that were read."""
     files = store.manifest().files
     return _open(store.root, tuple((part, files[part].sha256) for part in parts))
+
+
+def without_deleted(store: Store, view: View, modalities: Iterable[str], column: str = "spectrum_id") -> View:
+    """Return a view that leaves out what was deleted and is still in the files; the view itself where nothing was."""
+    for modality in modalities:
+        if len(gone := store.deleted(modality)):
+            hidden = f"deleted/{modality}"
+            opener = partial(pa.table, {"gone": gone})
+            sql = f"SELECT * FROM ({view.sql}) v ANTI JOIN {quoted(hidden)} d ON v.{quoted(column)} = d.gone"
+            view = replace(view, sql=sql, sources=view.sources | {hidden: opener})
+    return view
+
+
+def opened_ids(store: Store, parts: list[str]) -> pa.Table:
+    """Return the spectrum_ids of committed files, which stay in memory for the next question: 8 bytes each."""
+    files = store.manifest().files
+    return _ids(store.root, tuple((part, files[part].sha256) for part in parts))
+
+
+@lru_cache(maxsize=8)
+def _ids(root: Path, parts: tuple[tuple[str, str], ...]) -> pa.Table:
+    return _open(root, parts).to_table(columns=["spectrum_id"]).combine_chunks()
 
 
 @lru_cache(maxsize=256)

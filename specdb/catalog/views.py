@@ -11,7 +11,7 @@ from functools import partial
 import pyarrow as pa
 
 from specdb.catalog.cards import label_views
-from specdb.catalog.view import Opener, View, opened_parts, quoted
+from specdb.catalog.view import Opener, View, opened_ids, opened_parts, quoted, without_deleted
 from specdb.store import REJECTED, Store
 
 __all__ = ["all_views"]
@@ -24,18 +24,21 @@ def all_views(store: Store) -> dict[str, View]:
 
 
 def _modalities(store: Store) -> list[View]:
-    views, spectra, vectors = [], [], []
+    spectra, vectors = [], []
     for modality in store.modalities():
         if parts := store.spectra_parts(modality):
             source: dict[str, Opener] = {f"spectra/{modality}": partial(opened_parts, store, parts)}
-            views.append(View(modality, f"spectra of {modality}", source, f"FROM {quoted(f'spectra/{modality}')}"))
-            spectra.append(views[-1])
+            whole = View(modality, f"spectra of {modality}", source, f"FROM {quoted(f'spectra/{modality}')}")
+            spectra.append(without_deleted(store, whole, [modality]))
         for encoder in store.encoders(modality):
             name = f"embeddings/{encoder}/{modality}"
             opener = partial(opened_parts, store, store.embedding_parts(encoder, modality))
-            vectors.append(
-                (encoder, View(name, "", {name: opener}, f"SELECT *, '{modality}' AS modality FROM {quoted(name)}"))
-            )
+            ids: Opener = partial(opened_ids, store, store.embedding_parts(encoder, modality))
+            wide = frozenset(column.lower() for column in opener().schema.names) - {"spectrum_id"}
+            sql = f"SELECT *, '{modality}' AS modality FROM {quoted(name)}"
+            view = View(name, "", {name: opener}, sql, {}, {name: ids}, wide)
+            vectors.append((encoder, without_deleted(store, view, [modality])))
+    views = list(spectra)
     if spectra:
         views.append(_union("spectra", "prepared spectra of all modalities", spectra))
     for encoder in dict.fromkeys(encoder for encoder, _ in vectors):
@@ -56,7 +59,8 @@ def _union(name: str, comment: str, views: list[View], notes: dict[str, dict[str
         replaced = f" REPLACE ({', '.join(f'CAST({quoted(c)} AS FLOAT[]) AS {quoted(c)}' for c in loose)})" if loose else ""
         sql = " UNION ALL BY NAME ".join(f"(SELECT *{replaced} FROM ({view.sql}))" for view in views)
     sources = {key: opener for view in views for key, opener in view.sources.items()}
-    return View(name, comment, sources, sql, notes or {})
+    narrow = {key: opener for view in views for key, opener in view.narrow.items()}
+    return View(name, comment, sources, sql, notes or {}, narrow, frozenset().union(*(view.wide for view in views)))
 
 
 def _loose(sources: list[dict[str, Opener]]) -> list[str]:
@@ -97,7 +101,12 @@ def _derived(store: Store) -> list[View]:
             opener = partial(opened_parts, store, parts)
             has = column is None or column in opener().schema.names
             constant = "" if has else f", '{group}' AS {column}"
-            views.append(View(hidden, "", {hidden: opener}, f"SELECT *{constant} FROM {quoted(hidden)}"))
+            view = View(hidden, "", {hidden: opener}, f"SELECT *{constant} FROM {quoted(hidden)}")
+            if column is not None:
+                view = without_deleted(store, view, store.modalities())
+            for modality in set(store.modalities()) & set(opener().schema.names) if column is None else ():
+                view = without_deleted(store, view, [modality], modality)
+            views.append(view)
         if views:
             found.append(_union(folder, comment, views))
     return found

@@ -19,7 +19,9 @@ pytestmark = pytest.mark.shared
 @pytest.fixture(scope="module")
 def real(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Database:
     path = tmp_path_factory.mktemp("real") / "db"
-    build_index(path, "lamost", [shared / "lamost_dr10_afg" / "fits", shared / "lamost_dr1_classes", shared / "lamost_dr8_repeat"])
+    build_index(
+        path, "lamost", [shared / "lamost_dr10_afg" / "fits", shared / "lamost_dr1_classes", shared / "lamost_dr8_repeat"]
+    )
     ingest_survey(path, "gaia-xp", [shared / "gaia_xp_field2000" / "xp_continuous.fits"])
     return specdb.open(path)
 

@@ -410,3 +410,11 @@ def test_every_listed_function_exists_or_is_syntax(store: Store) -> None:
 
 def test_vectors_have_their_length(store: Store) -> None:
     assert one(store, "SELECT len(shared) FROM embeddings LIMIT 1") == DIM
+
+
+def test_vectors_that_nobody_names_are_not_read(fresh: Store) -> None:
+    with connect(fresh) as session:
+        assert session.query("SELECT count(*) AS n FROM embeddings WHERE modality = 'gaia_xp'")["n"][0].as_py() == N
+        assert "shared" in session.query("SELECT * FROM embeddings LIMIT 1").column_names
+        assert session.query("SELECT spectrum_id FROM embeddings JOIN lamost_lrs USING (spectrum_id)").num_rows == N
+        assert session.query("SELECT avg(len(e.shared)) AS n FROM embeddings e")["n"][0].as_py() == DIM
