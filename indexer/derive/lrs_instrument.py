@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from indexer.simulate.emulator import Emulator
 from indexer.simulate.instrument import (
     ARMS_MEET,
     LRS_WAVELENGTH,
+    SPEED_OF_LIGHT_KMS,
     LrsStatistics,
     band,
     continuum_design,
@@ -34,27 +36,56 @@ from indexer.simulate.instrument import (
 from indexer.simulate.light import extinction_law, lrs_pixels
 from indexer.simulate.population import draw_ebv
 
-SPEED_OF_LIGHT = 299792.458
 N_ERROR, N_RESIDUAL = 10, 20
 BAD = 255
 
 
-def read_packed(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return flux / median and its sigma (n, p; NaN where bad), labels (n, 3), velocity in km/s (n,), ln median (n,)."""
+@dataclass(frozen=True)
+class RealSpectra:
+    """Labelled spectra on the LRS pixels: `flux` over its median and `sigma` (n, p; NaN where bad), `labels` (n, 3).
+
+    `velocity` in km/s, `log_median` (ln of the median counts) and `obsid` are ndarrays (n,).
+    """
+
+    flux: np.ndarray
+    sigma: np.ndarray
+    labels: np.ndarray
+    velocity: np.ndarray
+    log_median: np.ndarray
+    obsid: np.ndarray
+
+    def take(self, rows: np.ndarray) -> RealSpectra:
+        """Return the given rows."""
+        return RealSpectra(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    @property
+    def snr(self) -> np.ndarray:
+        """Median S/N per pixel in g (n,)."""
+        return np.nanmedian((self.flux / self.sigma)[:, band("g")], axis=1)
+
+
+def read_packed(folder: Path) -> RealSpectra:
+    """Read what `labels.csv` and `packed_flux*.npz` hold, without spectra that lack pixels, are very faint or very hot."""
     with (folder / "labels.csv").open() as handle:
         rows = {int(row["obsid"]): row for row in csv.DictReader(handle)}
-    flux, sigma, labels, velocity, scale = [], [], [], [], []
+    parts = []
     for name in ("packed_flux.npz", "packed_flux_more.npz"):
         with np.load(folder / name) as z:
-            code = z["err_code"]
+            code, of_file = z["err_code"], [rows[int(i)] for i in z["obsid"]]
             bad = (code == BAD) | ~np.isfinite(z["flux_norm"])
-            flux.append(np.where(bad, np.nan, z["flux_norm"]).astype(float))
-            sigma.append(np.where(bad, np.nan, 10 ** (8 * code.astype(float) / 250 - 5)))
-            scale.append(np.log(z["flux_scale"]))
-            of_file = [rows[int(i)] for i in z["obsid"]]
-        labels.append(np.array([[float(r[k]) for k in ("teff", "logg", "feh")] for r in of_file]))
-        velocity.append(np.array([float(r["z"]) for r in of_file]) * SPEED_OF_LIGHT)
-    return tuple(np.concatenate(a) for a in (flux, sigma, labels, velocity, scale))  # type: ignore[return-value]
+            parts.append(
+                (
+                    np.where(bad, np.nan, z["flux_norm"]).astype(float),
+                    np.where(bad, np.nan, 10 ** (8 * code.astype(float) / 250 - 5)),
+                    np.array([[float(row[k]) for k in ("teff", "logg", "feh")] for row in of_file]),
+                    np.array([float(row["z"]) for row in of_file]) * SPEED_OF_LIGHT_KMS,
+                    np.log(z["flux_scale"]),
+                    z["obsid"].astype(np.int64),
+                )
+            )
+    real = RealSpectra(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    keep = (np.isfinite(real.sigma).mean(axis=1) > 0.95) & (real.snr > 8) & (real.snr < 1000) & (real.labels[:, 0] < 12000)
+    return real.take(keep)
 
 
 def fill(values: np.ndarray) -> np.ndarray:
@@ -87,18 +118,10 @@ def without_dust(tilt: np.ndarray, emulator: Emulator) -> tuple[np.ndarray, np.n
     return tilt.mean(axis=0) - ebv.mean() * dust, (vectors * np.clip(values, floor, None)) @ vectors.T
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure the statistics and write them."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("dr10", type=Path)
-    parser.add_argument("out", type=Path)
-    args = parser.parse_args(arguments)
-    flux, sigma, labels, velocity, log_median = read_packed(args.dr10)
-    g = band("g")
-    snr = np.nanmedian((flux / sigma)[:, g], axis=1)
-    keep = (np.isfinite(sigma).mean(axis=1) > 0.95) & (snr > 8) & (snr < 1000) & (labels[:, 0] < 12000)
-    flux, sigma, labels, velocity, log_median, snr = (a[keep] for a in (flux, sigma, labels, velocity, log_median, snr))
-    flux, sigma = fill(flux), fill(sigma)
+def measure(real: RealSpectra, emulator: Emulator) -> LrsStatistics:
+    """Return what the real spectra show, compared with the emulator."""
+    labels, snr, g = real.labels, real.snr, band("g")
+    flux, sigma = fill(real.flux), fill(real.sigma)
 
     # Errors: ln of variance over smoothed flux, zero in the g band; coefficients follow ln S/N with a scatter.
     smooth = np.clip(uniform_filter1d(flux, 15, axis=1), 0.02, None)
@@ -111,9 +134,8 @@ def main(arguments: list[str] | None = None) -> None:
     sky = np.exp(0.5 * mean) - np.exp(0.5 * median_filter(mean, 121))
 
     # Calibration: ratio to the emulator, split into a smooth part, changes of the lines' width and place, and what recurs.
-    emulator = Emulator.load()
     bright = (snr > 60) & (labels[:, 0] > 4300) & (labels[:, 0] < 9500)
-    model = shift_to_observer(emulator, labels[bright], velocity[bright])
+    model = shift_to_observer(emulator, labels[bright], real.velocity[bright])
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.clip(np.nan_to_num(np.log(np.clip(flux[bright], 1e-3, None)) - model), -3, 3)
     continuum = continuum_design()
@@ -148,8 +170,8 @@ def main(arguments: list[str] | None = None) -> None:
         "lines_std": np.round(lines.std(axis=0), 3).tolist(),
         "tilt_std": np.round(tilt.std(axis=0), 4).tolist(),
     }
-    brightness = np.polyfit(np.log(snr / 50), log_median, 1)
-    LrsStatistics(
+    brightness = np.polyfit(np.log(snr / 50), real.log_median, 1)
+    return LrsStatistics(
         error_mean=mean.astype(np.float32),
         error_basis=basis.astype(np.float32),
         error_trend=trend,
@@ -161,10 +183,20 @@ def main(arguments: list[str] | None = None) -> None:
         residual_basis=(strength[:, None] * shapes).astype(np.float32),
         line_mean=np.median(lines, axis=0),
         line_scatter=np.cov(np.clip(lines, *np.percentile(lines, [2, 98], axis=0)), rowvar=False),
-        brightness=np.append(brightness, np.std(log_median - np.polyval(brightness, np.log(snr / 50)))),
+        brightness=np.append(brightness, np.std(real.log_median - np.polyval(brightness, np.log(snr / 50)))),
         card=card,
-    ).save(args.out)
-    print(json.dumps(card, indent=2))
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure the statistics and write them."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("dr10", type=Path)
+    parser.add_argument("out", type=Path)
+    args = parser.parse_args(arguments)
+    statistics = measure(read_packed(args.dr10), Emulator.load())
+    statistics.save(args.out)
+    print(json.dumps(statistics.card, indent=2))
 
 
 if __name__ == "__main__":

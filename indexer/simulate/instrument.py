@@ -29,6 +29,7 @@ __all__ = [
     "band",
     "band_snr",
     "continuum_design",
+    "cubic_taps",
     "line_design",
     "observe_lrs",
     "residual_features",
@@ -163,6 +164,16 @@ class LrsSpectra:
         return LrsSpectra(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
 
+def cubic_taps(t: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return the weights of cubic Lagrange interpolation of pixels -1, 0, 1, 2 at `t`, 0 to 1 (any shape)."""
+    return (
+        -t * (t - 1) * (t - 2) / 6,
+        (t + 1) * (t - 1) * (t - 2) / 2,
+        -(t + 1) * t * (t - 2) / 2,
+        (t + 1) * t * (t - 1) / 6,
+    )
+
+
 def shift_pixels(log_flux: np.ndarray, rv_kms: np.ndarray) -> np.ndarray:
     """Shift ln flux (n, n_pix) on pixels of `DLOG10` by the velocities `rv_kms` (n,); the ends repeat their last value.
 
@@ -172,12 +183,7 @@ def shift_pixels(log_flux: np.ndarray, rv_kms: np.ndarray) -> np.ndarray:
     shift = -np.log10(1 + np.asarray(rv_kms) / SPEED_OF_LIGHT_KMS) / DLOG10
     whole = np.floor(shift).astype(int)
     t = (shift - whole)[:, None].astype(np.float32)
-    taps = (
-        -t * (t - 1) * (t - 2) / 6,
-        (t + 1) * (t - 1) * (t - 2) / 2,
-        -(t + 1) * t * (t - 2) / 2,
-        (t + 1) * t * (t - 1) / 6,
-    )
+    taps = cubic_taps(t)
     columns = whole[:, None] + np.arange(log_flux.shape[1])
     last = log_flux.shape[1] - 1
     return sum(tap * np.take_along_axis(log_flux, np.clip(columns + k - 1, 0, last), axis=1) for k, tap in enumerate(taps))

@@ -18,12 +18,16 @@ __all__ = ["Visits", "designations", "file_contents"]
 
 @dataclass(frozen=True)
 class Visits:
-    """Visits of stars, one per row: running number, truth, and what names the file (all ndarrays (n,), labels (n, 3))."""
+    """Visits of stars, one per row: running number, truth, and what names the file (all ndarrays (n,), labels (n, 3)).
+
+    Where `redshift` is not 0 the pipeline is taken to have seen a quasar (above 0.19) or a galaxy; all others are stars.
+    """
 
     number: np.ndarray
     star: np.ndarray
     labels: np.ndarray
     rv_kms: np.ndarray
+    redshift: np.ndarray
     snr_g: np.ndarray
     ra: np.ndarray
     dec: np.ndarray
@@ -39,8 +43,11 @@ def file_contents(visits: Visits, observed: LrsSpectra) -> Iterator[tuple[dict[s
     """Yield keywords and columns of each visit, as `indexer.simulate.lrs_files.encode_lamost` wants them."""
     z_err = np.hypot(1e-5, 6e-4 / visits.snr_g)
     # The pipeline's velocity is off by about its error, in a fixed pattern: headers need no random numbers of their own.
-    z = visits.rv_kms / SPEED_OF_LIGHT_KMS + z_err * np.sin(1.7 * visits.number)
-    subclass = spectral_type(visits.labels[:, 0], visits.labels[:, 1])
+    z = np.where(visits.redshift > 0, visits.redshift, visits.rv_kms / SPEED_OF_LIGHT_KMS) + z_err * np.sin(
+        1.7 * visits.number
+    )
+    kind = np.select([visits.redshift > 0.19, visits.redshift > 0], ["QSO", "GALAXY"], "STAR")
+    subclass = np.where(kind == "STAR", spectral_type(visits.labels[:, 0], visits.labels[:, 1]), "Non")
     names = designations(visits.ra, visits.dec)
     dates = Time(visits.lmjd - 0.3, format="mjd").isot
     smooth = uniform_filter1d(observed.flux, 201, axis=1, mode="nearest")
@@ -59,7 +66,7 @@ def file_contents(visits: Visits, observed: LrsSpectra) -> Iterator[tuple[dict[s
             "FIBERID": int(visits.fiberid[k]),
             "OBJNAME": f"SIM-{visits.star[k]:06d}",
             "SPID": int(visits.spid[k]),
-            "CLASS": "STAR",
+            "CLASS": str(kind[k]),
             "SUBCLASS": str(subclass[k]),
             "Z": round(float(z[k]), 8),
             "Z_ERR": round(float(z_err[k]), 8),

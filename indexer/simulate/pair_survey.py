@@ -155,6 +155,7 @@ def _write_batch(survey: PairSurvey, number: int, batch: PairBatch) -> pa.Table:
         star=truth.star,
         labels=truth.labels,
         rv_kms=truth.rv_kms,
+        redshift=truth.redshift,
         snr_g=truth.snr_g,
         ra=ra,
         dec=dec,

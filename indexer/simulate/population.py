@@ -73,9 +73,12 @@ class Stars:
         return Stars(self.labels[rows], self.rv_kms[rows], self.component[rows], self.alpha[rows])
 
 
-def draw_stars(n: int, rng: np.random.Generator) -> Stars:
-    """Draw `n` stars: dwarfs along the main sequence and giants along the giant branch, with intrinsic scatter."""
-    component = rng.choice(len(_COMPONENTS), size=n, p=_COMPONENTS[:, 0])
+def draw_stars(n: int, rng: np.random.Generator, shares: tuple[float, float, float] | None = None) -> Stars:
+    """Draw `n` stars: dwarfs along the main sequence and giants along the giant branch, with intrinsic scatter.
+
+    `shares` are those of thin disc, thick disc and halo; without them, those of a bright survey near the Sun.
+    """
+    component = rng.choice(len(_COMPONENTS), size=n, p=_COMPONENTS[:, 0] if shares is None else shares)
     mean, spread, dispersion = _COMPONENTS[component, 1:].T
     tail = (component == 2) & (rng.random(n) < _TAIL_SHARE)
     feh = np.where(tail, -1.6 - rng.exponential(_TAIL_SCALE, size=n), mean + spread * rng.standard_normal(n))

@@ -241,6 +241,7 @@ def _contents(
         star=star,
         labels=plan.stars.labels[star],
         rv_kms=plan.stars.rv_kms[star],
+        redshift=plan.unusual.redshift[star],
         snr_g=plan.snr_g[rows],
         ra=plan.ra[star],
         dec=plan.dec[star],

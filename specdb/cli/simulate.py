@@ -39,13 +39,17 @@ def lamost(directory: Path, stars: int, repeats: float, anomalies: float, broken
 @simulate.command()
 @_DIRECTORY
 @_STARS
+@click.option("--repeats", type=float, default=0.0, show_default=True, help="Share of stars that LAMOST saw 2 to 4 times.")
 @click.option("--anomalies", type=float, default=0.0, show_default=True, help="Share of unusual objects and wrong pairs.")
 @_SEED
-def pairs(directory: Path, stars: int, anomalies: float, seed: int) -> None:
-    """Stars seen by both LAMOST and Gaia XP, and a table that says which spectra belong together."""
+def pairs(directory: Path, stars: int, repeats: float, anomalies: float, seed: int) -> None:
+    """Stars seen by both LAMOST and Gaia XP, and a table that says which spectra belong together.
+
+    Each visit of LAMOST counts as one of --stars; visits of one star share its XP spectrum.
+    """
     from indexer.simulate import simulate_pairs
 
-    made = simulate_pairs(directory, stars, seed, anomalies)
+    made = simulate_pairs(directory, stars, seed, anomalies, repeats)
     click.echo(
         f"{stars} simulated pairs: LAMOST spectra in {made.lamost}, XP coefficients in {made.xp_continuous}, the same as "
         f"samples in {made.xp_sampled}; pairs in {made.pairs}, truth in {made.truth}"

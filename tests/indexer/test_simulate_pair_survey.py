@@ -104,6 +104,25 @@ def test_an_interrupted_simulation_goes_on_and_others_are_left_alone(survey: Pai
         simulate_pairs(tmp_path / "new", 0)
 
 
+def test_visits_share_the_source_and_galaxies_are_called_so(tmp_path: Path) -> None:
+    made = simulate_pairs(tmp_path / "sim", 60, 5, anomalies=0.5, repeat_fraction=0.5)
+    truth = pq.read_table(made.truth).to_pandas()
+    assert len(truth) == len(list(made.lamost.rglob("*.fits.gz"))) == 60
+    assert truth["visit"].max() >= 1
+    assert (truth.groupby("star")["gaia_source_id"].nunique() == 1).all()
+    (xp,) = read(made.xp_sampled, "gaia_xp_sampled")
+    assert sorted(xp.metadata["gaia_source_id"].to_pylist()) == sorted(truth["gaia_source_id"].unique())
+    assert truth["alpha"].between(-0.1, 0.5).all()
+    for name, header_class in (("qso", "QSO"), ("galaxy", "GALAXY"), ("", "STAR")):
+        row = truth[truth["anomaly"] == name].iloc[0]
+        with fits.open(made.lamost / row["source_file"]) as hdus:
+            assert hdus[0].header["CLASS"] == header_class
+            z = row["redshift"] if name else row["rv"] / 299792.458
+            assert hdus[0].header["Z"] == pytest.approx(z, abs=4e-4)
+    with pytest.raises(InputError, match="holds another simulation"):
+        simulate_pairs(tmp_path / "sim", 60, 5, anomalies=0.5)
+
+
 def test_the_command_writes_pairs(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["simulate", "pairs", str(tmp_path / "sim"), "--stars", "2", "--seed", "5"])
     assert done.exit_code == 0, done.output

@@ -115,13 +115,32 @@ def test_draws_depend_on_seed_and_place_alone(pairs: Pairs) -> None:
     assert np.array_equal(late.truth.star, np.arange(BATCH_PAIRS, 300))
 
 
+def test_repeat_visits_are_of_the_same_star_and_share_its_xp_spectrum(pairs: Pairs) -> None:
+    repeated = draw_pairs(300, seed=3, repeat_fraction=0.5)
+    truth = repeated.truth
+    assert np.array_equal(truth.number, np.arange(300))
+    first, again = np.flatnonzero(truth.visit == 0), np.flatnonzero(truth.visit > 0)
+    assert len(again) > 60
+    assert np.array_equal(truth.star[again], truth.star[again - 1])
+    assert np.array_equal(repeated.xp_flux[again], repeated.xp_flux[again - 1])
+    assert np.array_equal(truth.labels[again], truth.labels[again - 1])
+    assert (repeated.lrs.flux[again] != repeated.lrs.flux[again - 1]).any(axis=1).all()
+    assert (truth.snr_g[again] != truth.snr_g[again - 1]).all()
+    rows = first[first < BATCH_PAIRS]  # the stars are those of a draw without repeats
+    assert np.array_equal(truth.labels[rows], pairs.truth.labels[truth.star[rows]])
+    assert np.array_equal(repeated.xp_flux[rows], pairs.xp_flux[truth.star[rows]])
+    assert np.array_equal(draw_pairs(20, seed=3, repeat_fraction=0.5).lrs.flux, repeated.lrs.flux[:20])
+
+
 def test_wrong_numbers_are_refused() -> None:
     with pytest.raises(InputError, match="draw at least one pair"):
         draw_pairs(0)
     with pytest.raises(InputError, match="seeds are not negative"):
         draw_pairs(1, seed=-1)
-    with pytest.raises(InputError, match="a share lies from 0 to 1"):
+    with pytest.raises(InputError, match="anomalies is 2; a share lies from 0 to 1"):
         draw_pairs(1, anomalies=2)
+    with pytest.raises(InputError, match="repeat_fraction is -1; a share lies from 0 to 1"):
+        draw_pairs(1, repeat_fraction=-1)
 
 
 def test_wrong_weight_files_are_refused(tmp_path: Path) -> None:
@@ -159,6 +178,11 @@ def test_anomalies_show_in_both_instruments_and_leave_the_others_alone(pairs: Pa
     for name in ("white_dwarf", "qso", "galaxy", "carbon", "composite"):
         assert np.isfinite(odd.xp_flux[odd.truth.anomaly == name]).all()
     assert len(get_modality("gaia_xp").preparation([odd.xp])) == BATCH_PAIRS
+    distant = np.isin(odd.truth.anomaly, ["qso", "galaxy"])
+    assert np.array_equal(odd.truth.redshift > 0, distant)
+    sky = (LRS_WAVELENGTH > 5574) & (LRS_WAVELENGTH < 5582)
+    error = np.abs(odd.lrs.flux[:, sky] / np.median(odd.lrs.flux, axis=1, keepdims=True) - 1).max(axis=1)
+    assert np.median(error[odd.truth.anomaly == "bad_sky"]) > 3 * np.median(error[ordinary])
 
 
 def test_laws_of_unusual_objects() -> None:
