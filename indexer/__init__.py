@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from indexer.build import BuildReport, build_index, embed_survey, index_survey, ingest_survey
+    from indexer.compaction import compact
     from indexer.embedding import EmbeddingSettings
     from indexer.indexing import IndexReport, IndexSettings
     from indexer.ingest import IngestReport, IngestSettings
@@ -19,6 +20,7 @@ __all__ = [
     "IngestReport",
     "IngestSettings",
     "build_index",
+    "compact",
     "embed_survey",
     "index_survey",
     "ingest_survey",
@@ -33,6 +35,7 @@ _HOME = {
     "IngestReport": "ingest",
     "IngestSettings": "ingest",
     "build_index": "build",
+    "compact": "compaction",
     "embed_survey": "build",
     "index_survey": "build",
     "ingest_survey": "build",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,7 @@ def build_index(
     embedding: EmbeddingSettings | None = None,
     index: IndexSettings | None = None,
     progress: Progress | None = None,
+    announce: Callable[[str], None] | None = None,
 ) -> BuildReport:
     """Read, prepare, embed and index a survey's files; run it again to resume, or to add files.
 
@@ -51,6 +52,8 @@ def build_index(
     ingest_settings, embedding, index : optional
         How each stage works.
     progress : Progress, optional
+    announce : callable, optional
+        Told before an index is built what it is going to cost.
 
     Returns
     -------
@@ -71,7 +74,7 @@ def build_index(
         report = ingest(writer, modality, inputs, settings=ingest_settings, buffer=buffer, progress=progress)
         built = None
         if store.spectra_parts(modality.name):
-            built = update_index(writer, modality.name, model.name, model.weight_hash, index)
+            built = update_index(writer, modality.name, model.name, model.weight_hash, index, announce=announce)
     return BuildReport(report, built)
 
 
@@ -108,13 +111,20 @@ def embed_survey(
 
 
 def index_survey(
-    db: str | Path, survey: str, *, encoder: str | None = None, settings: IndexSettings | None = None, rebuild: bool = False
+    db: str | Path,
+    survey: str,
+    *,
+    encoder: str | None = None,
+    settings: IndexSettings | None = None,
+    rebuild: bool = False,
+    announce: Callable[[str], None] | None = None,
 ) -> IndexReport:
     """Build or extend the index over stored embeddings; the third stage."""
     store = Store.open(Path(db))
     model = load_encoder(encoder or store.encoder_location)
+    name = modality_for_survey(survey).name
     with store.writing() as writer:
-        return update_index(writer, modality_for_survey(survey).name, model.name, model.weight_hash, settings, rebuild)
+        return update_index(writer, name, model.name, model.weight_hash, settings, rebuild, announce)
 
 
 def _open_or_create(root: Path, encoder: str | None) -> Store:

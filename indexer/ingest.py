@@ -25,7 +25,7 @@ from indexer.progress import NoProgress, Progress
 from indexer.reading import Record, read_records
 from specdb.spectra import REASONS, Modality, Rejection, Source, Spectra, expand_sources
 from specdb.spectra.readers import suffixes_of
-from specdb.store import REJECTED, Batch, Store, Writer, spectra_schema, spectra_table
+from specdb.store import REJECTED, Batch, Store, Writer, in_sorted, read_table, spectra_schema, spectra_table
 
 __all__ = ["IngestReport", "IngestSettings", "ingest"]
 
@@ -46,6 +46,8 @@ class IngestSettings:
         Name of a reader to force, e.g. ``text``.
     retry_failed : bool
         Read sources that failed in earlier runs again.
+    undelete : bool
+        Take back the deletion of spectra that are met; otherwise they are skipped.
     """
 
     window: int = 256
@@ -53,6 +55,7 @@ class IngestSettings:
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     file_format: str | None = None
     retry_failed: bool = False
+    undelete: bool = False
 
 
 @dataclass
@@ -143,13 +146,18 @@ def ingest(
     writer.require_same(store.spectra_parts(modality.name), preparation, f"{modality.name} spectra")
     if settings.retry_failed:
         writer.forget_failures(modality.name)
+    if settings.undelete:
+        writer.forget_rejected(modality.name, reason="deleted")
     if buffer is not None:
         embed_missing(writer, buffer, progress)
 
-    known_ids = IntSet(store.ids(modality.name))
+    known_ids = IntSet(store.ids(modality.name, deleted=True))
     open_sources = _open_sources(store, modality.name)
     sources = _unseen(
-        expand_sources(inputs, suffixes_of(modality.readers)), _seen(store, modality.name), open_sources, report
+        expand_sources(inputs, suffixes_of(modality.readers)),
+        _seen(store, modality.name, deleted=not settings.undelete),
+        open_sources,
+        report,
     )
     records = read_records(sources, modality.readers, file_format=settings.file_format, workers=settings.workers)
     windows = (_prepare(modality, w) for w in _windows(_skip_done(records, open_sources), settings.window))
@@ -171,6 +179,7 @@ def ingest(
     progress.start("ingest" if buffer is None else "read and embed", None)
     with closing(prefetch(windows, depth=4)) as prepared:
         for window in prepared:
+            window = _without_deleted(window, writer, modality.name, undelete=settings.undelete)
             window = _without_duplicates(window, known_ids)
             _count(report, window)
             part.tables.append(window.table)
@@ -196,9 +205,14 @@ def ingest(
 # -- what is known already ---------------------------------------------------------------------------------------------
 
 
-def _seen(store: Store, modality: str) -> IntSet:
+def _seen(store: Store, modality: str, *, deleted: bool) -> IntSet:
+    """Return the keys of the sources that need not be read again; those of deleted spectra only where asked for."""
     keys: list[np.ndarray] = []
-    columns = [*store.column(store.spectra_parts(modality), "source_file"), store.rejected(modality)["source_file"]]
+    columns = [store.rejected(modality)["source_file"]]
+    gone = np.empty(0, np.int64) if deleted else store.deleted(modality)
+    for part in store.spectra_parts(modality):
+        table = read_table(store.root / part, ["spectrum_id", "source_file"])
+        columns.append(table["source_file"].filter(pa.array(~in_sorted(table["spectrum_id"].to_numpy(), gone))))
     for column in columns:
         names = column.unique().to_pylist()
         keys.append(np.fromiter(map(source_key, names), np.int64, len(names)))
@@ -276,16 +290,32 @@ def _prepare(modality: Modality, records: list[Record]) -> _Window:
     return _Window(table, prepared.flux, rejected, records)
 
 
+def _without_deleted(window: _Window, writer: Writer, modality: str, *, undelete: bool) -> _Window:
+    """Move rows that the user has deleted to the rejected ones, or take their deletion back."""
+    ids = window.table["spectrum_id"].to_numpy()
+    gone = in_sorted(ids, writer.store.deleted(modality))
+    if undelete and gone.any():
+        # Before the rows themselves: killed in between, the next run finds ids that are neither deleted nor there.
+        writer.mark_deleted(modality, ids[gone], deleted=False, reason="ingested with --undelete")
+        return window
+    return _without(window, ~gone, "deleted", "was deleted; `--undelete` takes it back")
+
+
 def _without_duplicates(window: _Window, known: IntSet) -> _Window:
     """Move rows whose id is in the database already, or came earlier in this run, to the rejected ones."""
     new = known.add(window.table["spectrum_id"].to_numpy())
-    if new.all():
+    return _without(window, new, "duplicate", "is in the database already; the first one is kept")
+
+
+def _without(window: _Window, kept: np.ndarray, reason: str, what: str) -> _Window:
+    """Move the rows that are not kept to the rejected ones."""
+    if kept.all():
         return window
     rejected = list(window.rejected)
-    for row in window.table.select(["spectrum_id", "source_file"]).filter(pa.array(~new)).to_pylist():
-        detail = f"spectrum_id {row['spectrum_id']} is in the database already; the first one is kept"
-        rejected.append(_rejected_row(row["source_file"], -1, row["spectrum_id"], Rejection("duplicate", detail)))
-    return _Window(window.table.filter(pa.array(new)), window.flux[new], rejected, window.records)
+    for row in window.table.select(["spectrum_id", "source_file"]).filter(pa.array(~kept)).to_pylist():
+        detail = f"spectrum_id {row['spectrum_id']} {what}"
+        rejected.append(_rejected_row(row["source_file"], -1, row["spectrum_id"], Rejection(reason, detail)))
+    return _Window(window.table.filter(pa.array(kept)), window.flux[kept], rejected, window.records)
 
 
 def _rejected_row(source: str, record: int, spectrum_id: int | None, rejection: Rejection) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from specdb.search.batch import Answers, answer_many
 from specdb.search.lookups import Lookups
 from specdb.search.query import Query, encode_spectra
 from specdb.spectra import Spectra, get_modality
-from specdb.store import Problem, Store, open_parts, read_table, verify_store
+from specdb.store import Problem, Store, in_sorted, open_parts, read_table, verify_store
 
 if TYPE_CHECKING:
     from specdb.encoders import Encoder
@@ -59,7 +59,7 @@ class Database:
     def __init__(self, store: Store, device: str = "cpu") -> None:
         self.store = store
         self.device = device
-        self._indices: dict[tuple[str, str], tuple[int, VectorIndex]] = {}
+        self._indices: dict[tuple[str, str], tuple[int, np.ndarray, VectorIndex]] = {}
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{m}: {n}" for m, n in self.counts().items())
@@ -96,9 +96,8 @@ class Database:
         return encoder
 
     def counts(self) -> dict[str, int]:
-        """Return the number of spectra per modality."""
-        manifest = self.store.manifest()
-        return {m: sum(manifest.files[p].rows for p in self.store.spectra_parts(m)) for m in self.store.modalities()}
+        """Return the number of spectra per modality, without deleted ones."""
+        return {modality: self.store.counts(modality)[0] for modality in self.store.modalities()}
 
     def index(self, modality: str) -> VectorIndex:
         """Return the index over a modality's embeddings by the default encoder.
@@ -121,12 +120,15 @@ class Database:
         except FileNotFoundError:
             survey = get_modality(modality).survey
             raise DatabaseError(f"{modality} has no index for encoder {name} yet; run `specdb index {survey}`") from None
-        held = self._indices.get((name, modality))
+        held, deleted = self._indices.get((name, modality)), self.store.deleted(modality)
         if held is None or held[0] != stamp:
             expected = {"modality": modality, "encoder": name, "weight_hash": self._embedded_with(modality)}
-            held = stamp, VectorIndex.open(folder, expected_provenance=expected)
-            self._indices[name, modality] = held
-        return held[1]
+            index = VectorIndex.open(folder, expected_provenance=expected)
+            held = stamp, deleted, index.hiding(deleted)
+        elif held[1] is not deleted:
+            held = stamp, deleted, held[2].hiding(deleted)
+        self._indices[name, modality] = held
+        return held[2]
 
     def spectra(self, ids: list[int] | np.ndarray, modality: str | None = None) -> pa.Table:
         """Return the full rows (metadata, flux, ivar) of the given ids, in their order."""
@@ -135,7 +137,7 @@ class Database:
         found = []
         for part in self.store.spectra_parts(modality):
             here = read_table(self.store.root / part, ["spectrum_id"])["spectrum_id"].to_numpy()
-            rows = np.flatnonzero(np.isin(here, wanted))
+            rows = np.flatnonzero(np.isin(here, wanted) & ~in_sorted(here, self.store.deleted(modality)))
             if len(rows):
                 found.append(read_table(self.store.root / part).take(pa.array(rows)))
         table = pa.concat_tables(found) if found else None
@@ -390,6 +392,23 @@ class Database:
         parts = self.store.embedding_parts(self.store.default_encoder, modality)
         return self.store.provenance(parts[0])["weight_hash"] if parts else None
 
+    # -- changing ------------------------------------------------------------------------------------------------------
+
+    def delete(
+        self,
+        ids: Sequence[int] | np.ndarray | None = None,
+        *,
+        where: str | None = None,
+        modality: str | None = None,
+        reason: str = "",
+        undelete: bool = False,
+        dry_run: bool = False,
+    ) -> dict[str, int]:
+        """Delete spectra with immediate effect, or take that back; see `specdb.deletion.delete`."""
+        from specdb.deletion import delete
+
+        return delete(self, ids, where=where, modality=modality, reason=reason, undelete=undelete, dry_run=dry_run)
+
     # -- health --------------------------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
@@ -399,18 +418,21 @@ class Database:
         for modality in store.modalities():
             rejected = store.rejected(modality)
             reasons = rejected.group_by(["status", "reason"]).aggregate([([], "count_all")]).to_pylist()
-            spectra = sum(manifest.files[p].rows for p in store.spectra_parts(modality))
+            spectra, deleted = store.counts(modality)
             encoders = {}
             for name in store.encoders(modality):
                 embedded = sum(manifest.files[p].rows for p in store.embedding_parts(name, modality))
                 index_file = f"index/{name}/{modality}/index.json"
+                indexed = manifest.files[index_file].rows if index_file in manifest.files else 0
                 encoders[name] = {
-                    "embedded": embedded,
-                    "indexed": manifest.files[index_file].rows if index_file in manifest.files else 0,
+                    # Deleted rows stay in complete files until they are compacted.
+                    "embedded": embedded - deleted if embedded == spectra + deleted else embedded,
+                    "indexed": indexed - deleted if indexed == spectra + deleted else indexed,
                     "index": self._index_summary(name, modality),
                 }
             out["modalities"][modality] = {
                 "spectra": spectra,
+                "deleted": deleted,
                 "rejected": {f"{r['status']}: {r['reason']}": r["count_all"] for r in reasons},
                 "encoders": encoders,
                 "bytes": sum(e.bytes for name, e in manifest.files.items() if f"/{modality}/" in name),
@@ -422,7 +444,8 @@ class Database:
         if not (folder / "index.json").exists():
             return None
         card = IndexCard.read(folder)
-        return {"kind": card.kind, "why": card.why, "recall": str(card.certificate)}
+        cross = {source: str(certificate) for source, certificate in card.cross.items()}
+        return {"kind": card.kind, "why": card.why, "recall": str(card.certificate), "cross": cross}
 
     def verify(self, checksums: bool = True) -> list[Problem]:
         """Check files, checksums, counts and provenance; return what is wrong (nothing for a sound database)."""

@@ -15,6 +15,7 @@ __all__ = ["cli", "main"]
 
 #: Verb -> (module, function, one line of help). Modules are imported when their verb is used, so that `--help` is quick.
 _COMMANDS = {
+    "anomalies": ("specdb.cli.anomalies", "anomalies", "Find, explain and review unusual spectra."),
     "build-index": ("specdb.cli.build", "build_index", "Read, prepare, embed and index a survey's files (resumable)."),
     "crossmatch": ("specdb.cli.crossmatch", "crossmatch", "Find the same stars in two modalities."),
     "compact": ("specdb.cli.delete", "compact", "Take deleted spectra out of the files and indices for good."),

@@ -36,6 +36,9 @@ ingest_options = _with(
         ),
         click.option("--format", "file_format", help="Read every file as this format, e.g. text, columnar."),
         click.option("--retry-failed", is_flag=True, help="Read files again that failed in earlier runs."),
+        click.option(
+            "--undelete", is_flag=True, help="Take in spectra that were deleted before; otherwise they are skipped."
+        ),
         click.option("--dry-run", is_flag=True, help="Only list what would be read."),
     ]
 )
@@ -57,11 +60,19 @@ embed_options = _with(
 )
 index_options = _with(
     [
-        click.option("--kind", default="auto", show_default=True, help="Index kind: auto, flat, ivf-flat, ivf-sq8."),
+        click.option(
+            "--kind",
+            default="auto",
+            show_default=True,
+            help="Index kind: auto, flat, ivf-flat, ivf-sq8, ivf-pq, ivf-rabitq, hnsw, cagra.",
+        ),
         click.option(
             "--recall", type=click.FloatRange(0, 1, min_open=True), default=0.99, show_default=True, help="recall@10."
         ),
         click.option("--fail-below-recall", is_flag=True, help="Fail instead of stepping up to a larger index kind."),
+        click.option(
+            "--memory", type=click.FloatRange(0, min_open=True), help="GiB that the index may occupy.  [default: a quarter]"
+        ),
         click.option("--seed", type=int, default=0, show_default=True, help="Of the training of the index."),
     ]
 )
@@ -94,6 +105,7 @@ def build_index(survey: str, inputs: tuple[str, ...], db: Path, quiet: bool, **o
         embedding=_embedding_settings(options),
         index=_index_settings(options),
         progress=CliProgress(quiet),
+        announce=None if quiet else _say_plan,
     )
     if not quiet:
         _say_ingest(report.ingest, db)
@@ -144,7 +156,14 @@ def index(survey: str, db: Path, encoder: str | None, rebuild: bool, quiet: bool
     """Build or extend the index over stored embeddings."""
     import indexer
 
-    report = indexer.index_survey(db, survey, encoder=encoder, settings=_index_settings(options), rebuild=rebuild)
+    report = indexer.index_survey(
+        db,
+        survey,
+        encoder=encoder,
+        settings=_index_settings(options),
+        rebuild=rebuild,
+        announce=None if quiet else _say_plan,
+    )
     if not quiet:
         _say_index(report)
 
@@ -158,6 +177,7 @@ def _ingest_settings(options: dict[str, Any]) -> Any:
         window=min(256, options["part_size"]),
         file_format=options["file_format"],
         retry_failed=options["retry_failed"],
+        undelete=options["undelete"],
         **workers,
     )
 
@@ -176,6 +196,7 @@ def _index_settings(options: dict[str, Any]) -> Any:
         recall=options["recall"],
         on_shortfall="fail" if options["fail_below_recall"] else "step-up",
         seed=options["seed"],
+        memory_bytes=None if options["memory"] is None else int(options["memory"] * 2**30),
     )
 
 
@@ -201,6 +222,12 @@ def _say_ingest(report: IngestReport, db: Path) -> None:
         click.echo(f'  each with its file and detail: specdb sql "SELECT * FROM rejected" --db {db}')
 
 
+def _say_plan(plan: str) -> None:
+    click.echo(f"building {plan}", err=True)
+
+
 def _say_index(report: IndexReport) -> None:
     card = report.index.card
     click.echo(f"index {report.action}: {card.count} vectors, {card.why}; {card.certificate}")
+    for source, certificate in card.cross.items():
+        click.echo(f"  for {source} queries: {certificate}")

@@ -29,6 +29,8 @@ def status(db: Path, as_json: bool) -> None:
         click.echo("  empty; fill it with `specdb build-index`")
     for modality, facts in found["modalities"].items():
         click.echo(f"{modality}: {facts['spectra']} spectra, {facts['bytes'] / 1e6:.1f} MB")
+        if facts["deleted"]:
+            click.echo(f"  {facts['deleted']:7d}  deleted, still in the files: `specdb compact` takes them out")
         for reason, count in sorted(facts["rejected"].items()):
             click.echo(f"  {count:7d}  {reason}")
         for name, state in facts["encoders"].items():
@@ -37,6 +39,8 @@ def status(db: Path, as_json: bool) -> None:
                 click.echo("    not complete: run `specdb build-index` again, or `specdb embed` and `specdb index`")
             if state["index"]:
                 click.echo(f"    {state['index']['kind']}: {state['index']['recall']}")
+                for source, recall in state["index"]["cross"].items():
+                    click.echo(f"    for {source} queries: {recall}")
 
 
 @click.command()

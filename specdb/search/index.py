@@ -315,9 +315,10 @@ class VectorIndex:
         ids : ndarray (e,), int64
             Deleted spectra, say, that still lie in the files.
         """
-        rows = self._snapshot.rows_of(np.asarray(ids, np.int64))
         view = VectorIndex(self._directory, self._snapshot)
-        view._show(self._snapshot, np.unique(rows[rows >= 0]))
+        if len(ids):  # else looking them up would sort all ids for nothing
+            rows = self._snapshot.rows_of(np.asarray(ids, np.int64))
+            view._show(self._snapshot, np.unique(rows[rows >= 0]))
         return view
 
     def to(self, device: str) -> VectorIndex:

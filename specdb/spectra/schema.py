@@ -81,6 +81,7 @@ class Quality(IntFlag):
 
 #: Why something did not get in, and how it counts. `skipped`: deliberately left out. `failed`: should have worked.
 REASONS: dict[str, str] = {
+    "deleted": "skipped",  # the user deleted this spectrum_id and has not taken it back
     "duplicate": "skipped",  # the spectrum_id is already in the database
     "not_a_spectrum": "skipped",  # a file met while walking a folder that no reader of the survey claims
     "other_instrument": "skipped",  # a spectrum, but of another instrument

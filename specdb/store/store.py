@@ -19,10 +19,12 @@ import pyarrow.compute as pc
 from specdb._version import __version__
 from specdb.errors import DatabaseError, InputError, ProvenanceError, VersionError
 from specdb.spectra import Modality
+from specdb.store.compaction import clear_replaced
 from specdb.store.files import atomic_path, sha256_file, sweep, write_text
 from specdb.store.lock import write_lock
 from specdb.store.manifest import Batch, Entry, Manifest
 from specdb.store.tables import REJECTED, matrix, read_table, write_rows, write_table
+from specdb.store.tombstones import in_sorted, read_tombstones, tombstone_table
 
 __all__ = ["FORMAT_VERSION", "Store", "Writer"]
 
@@ -30,7 +32,7 @@ __all__ = ["FORMAT_VERSION", "Store", "Writer"]
 FORMAT_VERSION = 1
 
 #: Folders whose files have their own ways in.
-_OWNED = ("spectra", "embeddings", "index")
+_OWNED = ("spectra", "embeddings", "index", "deleted")
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -171,26 +173,46 @@ class Store:
         numbers = pa.array([b.number for b in self.manifest().batches.get(modality, ())], pa.int32())
         return table.filter(pc.is_in(table["batch"], numbers))
 
+    def deleted(self, modality: str) -> np.ndarray:
+        """Return the ids of a modality's deleted spectra, int64, increasing, read-only.
+
+        Their rows stay in the files until `specdb compact`, so whoever reads `spectra` or `embeddings` leaves them out:
+        ``rows[~in_sorted(ids, store.deleted(modality))]``, or in SQL an anti-join. Cheap to ask again: it is kept until the
+        next deletion.
+        """
+        return read_tombstones(self, modality)
+
+    def counts(self, modality: str) -> tuple[int, int]:
+        """Return the number of a modality's spectra, and of deleted ones whose rows are still in the files."""
+        rows = sum(entry.rows for name, entry in self.manifest().under(f"spectra/{modality}") if "/part-" in name)
+        deleted = self.deleted(modality)
+        here = int(in_sorted(deleted, np.sort(self.ids(modality, deleted=True))).sum()) if len(deleted) else 0
+        return rows - here, here
+
     def column(self, parts: Sequence[str], name: str) -> Iterator[pa.ChunkedArray]:
         """Yield one column part by part."""
         for part in parts:
             yield read_table(self.root / part, [name])[name]
 
-    def ids(self, modality: str) -> np.ndarray:
-        """Return the spectrum_id of every spectrum of a modality in order, int64."""
+    def ids(self, modality: str, *, deleted: bool = False) -> np.ndarray:
+        """Return the spectrum_id of every spectrum of a modality in order, int64; deleted ones only where asked for."""
         columns = self.column(self.spectra_parts(modality), "spectrum_id")
-        return np.concatenate([np.empty(0, np.int64), *(column.to_numpy() for column in columns)])
+        found = np.concatenate([np.empty(0, np.int64), *(column.to_numpy() for column in columns)])
+        return found if deleted else found[~in_sorted(found, self.deleted(modality))]
 
     def embedded_ids(self, encoder: str, modality: str) -> np.ndarray:
-        """Return the spectrum_id of every embedding in order, int64."""
+        """Return the spectrum_id of every embedding in order, int64, deleted ones included."""
         columns = self.column(self.embedding_parts(encoder, modality), "spectrum_id")
         return np.concatenate([np.empty(0, np.int64), *(column.to_numpy() for column in columns)])
 
     def vectors(self, encoder: str, modality: str, output: str = "shared") -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (ids, vectors) part by part: (n,) int64 and (n, d) float32."""
+        """Yield (ids, vectors) part by part, without deleted spectra: (n,) int64 and (n, d) float32."""
+        deleted = self.deleted(modality)
         for part in self.embedding_parts(encoder, modality):
             table = read_table(self.root / part, ["spectrum_id", output])
-            yield table["spectrum_id"].to_numpy(), matrix(table[output])
+            ids, vectors = table["spectrum_id"].to_numpy(), matrix(table[output])
+            kept = ~in_sorted(ids, deleted)
+            yield (ids, vectors) if kept.all() else (ids[kept], vectors[kept])
 
     def tables(self, folder: str) -> list[str]:
         """Return the relative paths of the committed Parquet files below a folder (``labels``), sorted."""
@@ -213,6 +235,7 @@ class Store:
         """Hold the write lock; what a killed writer left half-done is cleared first."""
         with write_lock(self.root):
             sweep(self.root)
+            clear_replaced(self)
             yield Writer(self)
 
 
@@ -288,15 +311,46 @@ class Writer:
 
     def forget_failures(self, modality: str) -> int:
         """Drop the failed rows of the rejected table, so that their sources are read again; return how many there were."""
+        return self.forget_rejected(modality, status="failed")
+
+    def forget_rejected(self, modality: str, **what: str) -> int:
+        """Drop the rows of the rejected table whose column has a value (``reason="deleted"``); return how many."""
+        ((column, value),) = what.items()
         table = self.store.rejected(modality)
-        failed = pc.equal(table["status"], "failed")
-        count = int(pc.sum(failed).as_py() or 0)
+        chosen = pc.equal(table[column], value)
+        count = int(pc.sum(chosen).as_py() or 0)
         if count:
             name = _rejected_name(modality)
-            kept = table.filter(pc.invert(failed))
+            kept = table.filter(pc.invert(chosen))
             entry, manifest = self._write(name, kept, {"specdb_version": __version__}, self.store.manifest())
             self._save(manifest.with_files({name: entry}))
         return count
+
+    def mark_deleted(self, modality: str, ids: np.ndarray, *, deleted: bool = True, reason: str = "") -> int:
+        """Delete spectra, or take that back, with immediate effect; return how many were not in that state before.
+
+        Parameters
+        ----------
+        modality : str
+        ids : ndarray (n,), int64
+        deleted : bool
+            False takes a deletion back.
+        reason : str
+            Kept with the tombstone.
+        """
+        already = in_sorted(ids := np.unique(np.asarray(ids, np.int64)), self.store.deleted(modality))
+        changed = ids[~already if deleted else already]
+        if changed.size:
+            number = len(list(self.store.manifest().under(f"deleted/{modality}")))
+            name = f"deleted/{modality}/part-{number:05d}.parquet"
+            table = tombstone_table(changed, deleted, reason)
+            entry, manifest = self._write(name, table, {"kind": "deleted", "modality": modality}, self.store.manifest())
+            self._save(manifest.with_files({name: entry}))
+        return len(changed)
+
+    def replace(self, new: dict[str, Entry], old: Sequence[str]) -> None:
+        """Put files that were just written in the place of others, in one step; the others stay on the disk for readers."""
+        self._save(self.store.manifest().with_files(new, drop=set(old)))
 
     def put(self, name: str, rows: pa.Table | pa.RecordBatchReader, provenance: dict[str, Any]) -> int:
         """Commit a table that stands on its own (labels, pairs, predictions, anomalies), replacing the one of that name.

@@ -85,7 +85,7 @@ def _check_rejected(store: Store, name: str, expected: int) -> list[Problem]:
 def _strays(store: Store) -> list[Problem]:
     known = store.manifest().files
     tables = [p.relative_to(store.root).as_posix() for p in store.root.rglob("*.parquet")]
-    remedy = "harmless: left by an interrupted run, replaced by the next one"
+    remedy = "harmless: left by an interrupted run or by `specdb compact`, cleared by the next run that writes"
     return [Problem(name, "not in the manifest", remedy) for name in sorted(tables) if name not in known]
 
 

@@ -21,7 +21,7 @@ from specdb.errors import InputError, ProvenanceError, ReadError
 from specdb.spectra import Modality, Prepared, Rejection, Spectra, metadata_table
 from specdb.spectra.readers import register
 from specdb.spectra.readers.opened import OpenSource
-from specdb.store import Store, matrix, read_table, verify_store
+from specdb.store import Store, compact_parts, matrix, read_table, verify_store
 
 N_GRID = 4
 
@@ -234,6 +234,30 @@ def test_failed_files_are_read_again_on_request(tmp_path: Path, survey: Path) ->
     assert 300 in store.ids("toy")
     assert report.accepted == 1
     assert verify_store(store) == []
+
+
+def test_deleted_spectra_do_not_come_back_unless_asked_to(tmp_path: Path, survey: Path) -> None:
+    store = Store.create(tmp_path / "db", "toy-encoder")
+    run(store, survey, ToyEncoder())
+    with store.writing() as writer:
+        assert writer.mark_deleted("toy", np.array([3, 100])) == 2
+    assert run(store, survey, ToyEncoder()).records == 0  # their files are known
+    assert len(store.ids("toy")) == 32
+    with store.writing() as writer:
+        assert compact_parts(writer, "toy").dropped == 2
+    report = run(store, survey, ToyEncoder())  # a03.toy, the only source that has gone as a whole
+    assert dict(report.reasons) == {"deleted": 1}
+    (row,) = [row for row in store.rejected("toy").to_pylist() if row["reason"] == "deleted"]
+    assert row["detail"] == "spectrum_id 3 was deleted; `--undelete` takes it back"
+    report = run(store, survey, ToyEncoder(), undelete=True)
+    assert report.accepted == 1
+    assert store.deleted("toy").tolist() == [100]
+    assert 3 in store.ids("toy")
+    with store.writing() as writer:
+        writer.mark_deleted("toy", np.array([5]))
+    report = run(store, survey, ToyEncoder(), undelete=True)  # its row is still there and becomes visible again
+    assert dict(report.reasons) == {"duplicate": 1}
+    assert 5 in store.ids("toy")
 
 
 def test_other_preparations_and_encoders_are_not_mixed(tmp_path: Path, survey: Path) -> None:

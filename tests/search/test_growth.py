@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from specdb.errors import DatabaseError, InputError, RecallError
 from specdb.search.build import Certified
+from specdb.search.certificate import cross_truth, exact_truth, read_truths
+from specdb.search.exact import exact_search
 from specdb.search.index import VectorIndex
 from specdb.search.kinds import SearchParameters, kind_names
 
@@ -210,3 +216,151 @@ def test_overtaken_reader_opens_the_newer_index(
     read, cards = IndexCard.read, iter([old])
     monkeypatch.setattr(IndexCard, "read", lambda directory: next(cards, None) or read(directory))
     assert len(VectorIndex.open(tmp_path)) == 2002
+
+
+@pytest.mark.parametrize("kind", [name for name in KINDS if name.startswith("ivf-")])
+def test_many_appends_make_few_segments_and_keep_the_recall(make_vectors: MakeVectors, tmp_path: Path, kind: str) -> None:
+    index = build(make_vectors(4000, seed=1), tmp_path, kind=kind, recall=0.95)
+    everything = make_vectors(4000, seed=1)
+    for step in range(4):
+        extra = make_vectors(1100, seed=20 + step)
+        assert not index.append(extra, np.arange(1100) + 2000 * step).rebuilt
+        everything = np.vstack([everything, extra])
+    counts = [segment.count for segment in index.card.segments]
+    assert sum(counts) == index.card.covered == 8400
+    assert all(before >= 2 * after for before, after in itertools.pairwise(counts))
+    assert [path.name for path in tmp_path.glob("vectors-*")] == ["vectors-1.f32"]
+    queries = make_vectors(50, seed=3)
+    rows = index.rows_of(VectorIndex.open(tmp_path).search(queries, 10)[1])
+    exact = exact_search(everything, queries, 10)[1]
+    assert np.mean([np.isin(true, found).mean() for true, found in zip(exact, rows, strict=True)]) >= 0.93
+    index.verify()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hidden_vectors_are_found_by_no_kind(vectors: np.ndarray, queries: np.ndarray, tmp_path: Path, kind: str) -> None:
+    index = build(vectors, tmp_path, kind=kind)
+    best = np.unique(index.search(queries, 3)[1])
+    view = index.hiding(np.append(best, 7))  # 7 is not there
+    scores, ids = view.search(queries, 10)
+    assert not np.isin(ids, best).any()
+    assert ids.shape == (40, 10)
+    assert (np.diff(scores, axis=1) <= 0).all()
+    assert view.hidden == best.size
+    assert view.search(queries[:1], 5000)[1].shape == (1, 2000 - best.size)
+    assert view.within(queries[:1], -1.0)[2].size == 2000 - best.size
+    assert np.isin(best, index.search(queries, 3)[1]).all()  # the index itself is as it was
+    most = index.hiding(index.ids[5:])
+    assert sorted(most.search(queries, 10)[1][0].tolist()) == sorted(index.ids[:5].tolist())
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf-sq8", "ivf-rabitq", "hnsw"])
+def test_dropping(vectors: np.ndarray, queries: np.ndarray, tmp_path: Path, kind: str) -> None:
+    index = build(vectors, tmp_path, kind=kind)
+    reader = VectorIndex.open(tmp_path)
+    before = reader.search(queries, 10)
+    gone = index.ids[::3].copy()
+    report = index.drop(np.append(gone, 4))
+    assert (report.added, report.dropped, report.count, report.rebuilt) == (0, 667, 1333, False)
+    assert report.why == "dropped 667 of 2000 vectors"
+    assert len(index) == len(index.ids) == 1333
+    assert not np.isin(index.search(queries, 10)[1], gone).any()
+    assert same(reader.search(queries, 10), before)
+    index.verify()
+    assert index.drop(index.ids[:800].copy()).why.startswith(
+        f"dropped 800 of 1333 vectors; rebuilt as {kind}: more than half"
+    )
+    with pytest.raises(InputError, match="all 533 vectors of the index would be dropped"):
+        index.drop(index.ids.copy())
+
+
+def test_certificates_in_between_use_the_old_queries(
+    vectors: np.ndarray, make_vectors: MakeVectors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large indices bring the truth of the last queries up to date instead of reading all vectors again."""
+    monkeypatch.setattr("specdb.search.growth._REDRAW_BYTES", 0)
+    cross = {"gaia_xp": make_vectors(100, seed=7)}
+    index = build(vectors, tmp_path, kind="ivf-flat", cross=cross)
+    with monkeypatch.context() as patch:
+        patch.setattr("specdb.search.growth.certify_index", lambda *_: pytest.fail("drawn anew"))
+        index.append(make_vectors(300, seed=9), np.arange(300))
+    assert index.certificate.rows == 2300
+    truth = read_truths(tmp_path / index.card.files["truth"].name, index._snapshot.vectors)
+    for source, found in truth.items():
+        cached = index._snapshot.vectors
+        fresh = cross_truth(cached, found.queries, source) if source else exact_truth(cached, found.own[:, 0])
+        np.testing.assert_allclose(found.scores, fresh.scores, atol=1e-6)
+        assert found.population == 2000
+    index.append(make_vectors(300, seed=10), np.arange(300, 600))  # now a quarter more than when they were drawn
+    assert index.card.cross["gaia_xp"].recall[10].value >= 0.99
+    assert read_truths(tmp_path / index.card.files["truth"].name, index._snapshot.vectors)[""].population == 2600
+
+
+def test_certifying_for_another_modality_later(vectors: np.ndarray, make_vectors: MakeVectors, tmp_path: Path) -> None:
+    index = build(vectors, tmp_path, kind="ivf-sq8")
+    own = index.certificate
+    assert index.card.certificate_for("gaia_xp") == own
+    report = index.certify({"gaia_xp": make_vectors(200, seed=7)})
+    assert (report.rebuilt, report.why) == (False, "certified for gaia_xp queries")
+    opened = VectorIndex.open(tmp_path)
+    assert opened.card.cross["gaia_xp"].queries == 100
+    assert opened.card.certificate_for("gaia_xp") == opened.card.cross["gaia_xp"]
+    assert opened.search(vectors[:2], 3, source="gaia_xp")[1].shape == (2, 3)
+    assert [p.nprobe for p in opened.settings()] == sorted(p.nprobe for p in opened.settings())
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), kind=st.sampled_from(["flat", "ivf-flat", "ivf-rabitq"]))
+def test_any_life_of_an_index_is_exact(
+    make_vectors: MakeVectors, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, kind: str
+) -> None:
+    """Append, hide, drop and search in any order, at the costliest setting, against brute force."""
+    pool = make_vectors(3000, dim=8, seed=4)
+    held, used, hidden = list(range(400)), 400, set()
+    folder = tmp_path_factory.mktemp("life")
+    index = VectorIndex.build(pool[:400], np.arange(400), folder, provenance={}, kind=kind, recall=0.5, queries=20)
+    for _ in range(data.draw(st.integers(1, 4))):
+        action = data.draw(st.sampled_from(["append", "hide", "drop"]))
+        if action == "append":
+            new = list(range(used, used + data.draw(st.sampled_from([1, 30, 600]))))
+            index.append(pool[new], np.array(new))
+            held, used = held + new, new[-1] + 1
+        else:
+            chosen = data.draw(st.lists(st.sampled_from(held), max_size=20, unique=True))
+            if action == "hide":
+                hidden |= set(chosen)
+            else:
+                index.drop(np.array(chosen, np.int64))
+                held = [i for i in held if i not in set(chosen)]
+                hidden -= set(chosen)
+        costliest = SearchParameters(nprobe=10**6, k_factor=64)
+        seen = np.array([i for i in held if i not in hidden])
+        queries = make_vectors(3, dim=8, seed=used)
+        view = VectorIndex.open(folder).hiding(np.array(sorted(hidden), np.int64))
+        scores, ids = view.search(queries, 10, parameters=costliest)
+        expected = exact_search(pool, queries, 10, rows=seen)
+        np.testing.assert_array_equal(scores, expected[0])
+        np.testing.assert_array_equal(ids, expected[1])
+
+
+def _search_until(folder: Path, queries: np.ndarray, stop: threading.Event, found: list) -> None:
+    while not stop.is_set():
+        try:
+            found.append(VectorIndex.open(folder).search(queries, 10)[1].shape)
+        except Exception as error:
+            found.append(error)
+
+
+def test_readers_go_on_while_it_grows(
+    vectors: np.ndarray, make_vectors: MakeVectors, queries: np.ndarray, tmp_path: Path
+) -> None:
+    index = build(vectors, tmp_path, kind="ivf-sq8")
+    stop, found = threading.Event(), []
+    reader = threading.Thread(target=_search_until, args=(tmp_path, queries, stop, found))
+    reader.start()
+    for step in range(3):
+        index.append(make_vectors(700, seed=40 + step), np.arange(700) + 1000 * step)
+    index.drop(np.arange(700))
+    stop.set()
+    reader.join()
+    assert set(found) == {(40, 10)}
