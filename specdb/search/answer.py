@@ -161,7 +161,8 @@ def find(db: Database, modality: str, asked: Asked, part: slice, request: Reques
         found = Found(*index.within(vectors, request.least, keep=keep))
     else:
         assert depth is not None
-        scores, ids = index.search(vectors, depth + most, keep=keep)
+        source = asked.modality if asked.modality != modality else None  # None for plain vectors, too
+        scores, ids = index.search(vectors, depth + most, keep=keep, source=source)
         found = Found(np.arange(len(ids) + 1) * ids.shape[1], scores.ravel(), ids.ravel())
     if most:
         found = found.keep(~_among(found, unwanted))

@@ -37,7 +37,7 @@ GROWTH_LIMIT = 4
 REDRAW_GROWTH = 1.25
 
 #: Up to so many bytes of vectors, drawing anew at every append is a matter of seconds.
-_REDRAW_BYTES = 1 << 28
+_REDRAW_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
