@@ -14,8 +14,8 @@ Path = Literal["index", "exact", "lists", "over-fetch"]
 class CostModel:
     """What the steps of a filtered search cost, in nanoseconds.
 
-    Measured by `benchmarks/filters.py` on the machine and at the dimension that its results name; only ratios matter to the
-    choice between paths, and those hardly change from one processor to the next.
+    Measured with one thread, 256 dimensions, 100,000 rows on the machine that `benchmarks/results/filters.md` names; only their
+    ratios matter to the choice between paths.
 
     Attributes
     ----------
@@ -33,10 +33,10 @@ class CostModel:
         One query by lists, whatever the rest.
     """
 
-    compare: float = 0.16
-    compare_batch: float = 0.016
-    copy: float = 0.4
-    group: float = 3.0
+    compare: float = 0.95
+    compare_batch: float = 0.42
+    copy: float = 1.6
+    group: float = 24.0
     list: float = 180.0
     query: float = 60_000.0
 
