@@ -174,13 +174,14 @@ def evaluate(name: str, query: str | None, out: Path | None, as_json: bool, db: 
     figures = judged.figures()
     if out is not None:
         from specdb.plots.heads import plot_head
+        from specdb.plots.style import save_figure
 
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / "evaluation.json", json.dumps(figures, indent=1) + "\n")
         units = {facts.name: facts.unit for facts in database.head(name).card.labels}
         for i, label in enumerate(judged.labels):
             columns = judged.truth[:, i], judged.mean[:, i], judged.sigma[:, i], judged.snr
-            plot_head(*columns, label, units[label], f"{name}: {judged.what}").savefig(out / f"{label}.png", dpi=150)
+            save_figure(plot_head(*columns, label, units[label], f"{name}: {judged.what}"), out / f"{label}.png")
     if as_json:
         click.echo(json.dumps(figures, indent=1))
         return

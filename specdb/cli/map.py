@@ -1,12 +1,17 @@
-"""`map`: the sky in HEALPix cells."""
+"""`map`: the sky in HEALPix cells, and planes of two labels."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from specdb.cli.common import db_option
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
 
 __all__ = ["map_"]
 
@@ -41,26 +46,58 @@ def map_(
     """Map the sky: the number of stars, or a statistic of a value, in HEALPix cells (PNG, PDF or SVG by the ending)."""
     if ctx.invoked_subcommand is not None:
         return
+    from specdb.plots.sky import plot_sky, sky_map
+
+    modality, columns = _columns(db, modality, ["ra", "dec", *([value] if value else [])], where)
+    sky = sky_map(*columns, level=level, statistic=statistic or ("median" if value else "count"), least=least)
+    figure = plot_sky(sky, value or "", frame=frame, title=f"{modality}{f', {where}' if where else ''}", log=log)
+    _save(figure, output)
+    click.echo(f"{int(sky.count.sum())} of {len(columns[0])} stars in {len(sky.cell)} cells: {output}", err=True)
+    if moc is not None:
+        from specdb.export.moc import save_moc
+
+        save_moc(sky.cell, sky.level, moc)
+        click.echo(f"coverage of {len(sky.cell) * sky.cell_area_deg2:.4g} square degrees: {moc}", err=True)
+
+
+@map_.command()
+@click.argument("x")
+@click.argument("y")
+@click.option("--value", metavar="SQL", help="Colour by the median of this instead of by the number of stars.")
+@click.option("--where", metavar="SQL", help='Which stars, e.g. "logg < 3.5".')
+@click.option("--modality", help="Whose spectra; needed where the database has several.")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default=Path("plane.png"), show_default=True
+)
+@db_option
+def plane(x: str, y: str, value: str | None, where: str | None, modality: str | None, output: Path, db: Path) -> None:
+    """Draw Y against X, both SQL over metadata, labels and predictions: `specdb map plane feh alpha_m`."""
+    from specdb.plots.plane import plot_plane
+
+    modality, columns = _columns(db, modality, [x, y, *([value] if value else [])], where)
+    third = columns[2] if value else None
+    figure = plot_plane(columns[0], columns[1], (x, y), third, value or "", f"{modality} {where or ''}".strip())
+    _save(figure, output)
+    click.echo(f"{len(columns[0])} stars: {output}", err=True)
+
+
+def _columns(db: Path, modality: str | None, expressions: list[str], where: str | None) -> tuple[str, list[np.ndarray]]:
+    """Return the modality and the values of SQL expressions as float64 arrays."""
     from specdb.catalog.selection import select_values
     from specdb.errors import InputError
-    from specdb.plots.sky import plot_sky, sky_map
-    from specdb.store import Store, atomic_path
+    from specdb.store import Store
 
     store = Store.open(db)
     known = store.modalities()
     modality = modality or (known[0] if len(known) == 1 else None)
     if modality not in known:
         raise InputError(f"the database has the modalities {', '.join(known) or 'none'}; say which with --modality")
-    values = {"ra": "ra", "dec": "dec"} | ({"value": f"CAST(({value}) AS DOUBLE)"} if value else {})
+    values = {f"value_{i}": f"CAST(({text}) AS DOUBLE)" for i, text in enumerate(expressions)}
     table = select_values(store, modality, values, where)
-    columns = [table[name].to_numpy().astype("f8") for name in values]
-    sky = sky_map(*columns, level=level, statistic=statistic or ("median" if value else "count"), least=least)
-    figure = plot_sky(sky, value or "", frame=frame, title=f"{modality}{f', {where}' if where else ''}", log=log)
-    with atomic_path(output) as temporary:
-        figure.savefig(temporary, dpi=150)
-    click.echo(f"{int(sky.count.sum())} of {table.num_rows} stars in {len(sky.cell)} cells: {output}", err=True)
-    if moc is not None:
-        from specdb.export.moc import save_moc
+    return modality, [table[name].to_numpy() for name in values]
 
-        save_moc(sky.cell, sky.level, moc)
-        click.echo(f"coverage of {len(sky.cell) * sky.cell_area_deg2:.4g} square degrees: {moc}", err=True)
+
+def _save(figure: Figure, path: Path) -> None:
+    from specdb.plots.style import save_figure
+
+    save_figure(figure, path)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import ndtr, ndtri
 
+from specdb.plots.style import COLOURS, new_figure
 from specdb.statistics import biweight_sigma
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_head"]
 
-_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#666666"  # of Okabe and Ito, told apart by everyone
+_BLUE, _ORANGE, _GREY = COLOURS[0], COLOURS[1], "#666666"
 
 
 def plot_head(
@@ -34,14 +35,12 @@ def plot_head(
         One-to-one; residual over S/N with its running scatter; histogram of the probability integral transform; share of
         stars inside central intervals against the nominal share.
     """
-    from matplotlib.figure import Figure
-
     known = np.isfinite(truth) & np.isfinite(mean) & np.isfinite(sigma)
     t, m, s, q = truth[known], mean[known], sigma[known], snr[known]
     residual = m - t
     named = f"{label} [{unit}]" if unit else label
-    figure = Figure(figsize=(9, 7), layout="constrained")
-    one, over, transform, coverage = figure.subplots(2, 2).ravel()
+    figure, axes = new_figure(9, 7, 2, 2)
+    one, over, transform, coverage = axes.ravel()
 
     low, high = np.quantile(np.concatenate([t, m]), [0.001, 0.999])
     size = 14 if len(t) < 300 else 6 if len(t) < 3000 else 2

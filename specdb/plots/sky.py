@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specdb.errors import InputError
+from specdb.plots.style import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -156,7 +157,6 @@ def plot_sky(sky: SkyMap, label: str, *, frame: str = "galactic", title: str = "
     from astropy.coordinates import Galactic, SkyCoord
     from astropy_healpix import HEALPix
     from matplotlib.colors import LogNorm, Normalize
-    from matplotlib.figure import Figure
 
     if frame not in FRAMES:
         raise InputError(f"no frame is called {frame!r}; there are {', '.join(FRAMES)}")
@@ -176,8 +176,7 @@ def plot_sky(sky: SkyMap, label: str, *, frame: str = "galactic", title: str = "
         low, high = low - 0.5, high + 0.5
     norm = LogNorm(max(low, 1e-12), max(high, 1e-11)) if log else Normalize(low, high)
 
-    figure = Figure(figsize=(10, 5.6), layout="constrained")
-    axes = figure.add_subplot(projection="mollweide")
+    figure, axes = new_figure(10, 5.6, subplot_kw={"projection": "mollweide"})
     drawn = axes.pcolormesh(np.radians(lon), np.radians(lat), image, norm=norm, cmap="cividis", rasterized=True)
     ticks = np.arange(-120, 121, 60)
     axes.set_xticks(np.radians(ticks), [f"{-t % 360:g}°" for t in ticks])

@@ -98,5 +98,9 @@ def test_the_verb_maps_metadata_with_a_condition(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "stars in" in done.output and (tmp_path / "m.png").stat().st_size > 10_000
     assert (tmp_path / "m.fits").exists()
+    plane = ["map", "plane", "snr", "ra", "--value", "dec", "--modality", "toy", "--db", str(tmp_path / "db")]
+    done = CliRunner().invoke(cli, [*plane, "-o", str(tmp_path / "p.svg")])
+    assert done.exit_code == 0, done.output
+    assert b"<svg" in (tmp_path / "p.svg").read_bytes()[:500]
     assert "no column 'feh'" in CliRunner().invoke(cli, [*arguments, "--value", "feh"]).output
     assert "--modality" in CliRunner().invoke(cli, [*arguments[:-1], "nowhere"]).output
