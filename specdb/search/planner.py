@@ -14,8 +14,8 @@ Path = Literal["index", "exact", "lists", "over-fetch"]
 class CostModel:
     """What the steps of a filtered search cost, in nanoseconds.
 
-    Measured with one thread, 256 dimensions, 100,000 rows on the machine that `benchmarks/results/filters.md` names; only their
-    ratios matter to the choice between paths.
+    Measured with one thread, 256 dimensions, 100,000 rows on the machine that `benchmarks/results/filters.md` names; only
+    their ratios matter to the choice between paths.
 
     Attributes
     ----------
