@@ -55,6 +55,9 @@ def check(db: Database, gone: list[int]) -> None:
     assert db.counts() == {LRS: len(kept)}
     assert db.store.ids(LRS).tolist() == all_ids()[kept].tolist()
     assert sum(len(ids) for ids, _ in db.store.vectors(ENCODER, LRS)) == len(kept)
+    for view in ("spectra", LRS, "embeddings"):
+        seen = db.sql(f"SELECT spectrum_id FROM {view} ORDER BY 1").rows["spectrum_id"].to_pylist()
+        assert seen == all_ids()[kept].tolist()
     state = db.status()["modalities"][LRS]
     assert state["spectra"] == state["encoders"][ENCODER]["embedded"] == state["encoders"][ENCODER]["indexed"] == len(kept)
     assert db.spectra([all_ids()[kept[0]]], LRS).num_rows == 1
