@@ -34,12 +34,20 @@ class StartSettings:
         Pre-trained encoders whose weights the backbones of a CLIP model take.
     freeze : bool
         Whether such backbones stay as they are, as in the published models; fresh ones are always trained.
+    fresh : {"published", "scaled"}
+        How fresh weights are drawn: as in the published models, whose N(0, 0.02) suits a width of 768, or with a variance of
+        1 / fan-in (`indexer.train.optimiser.initialise`), without which narrow models begin nearly dead.
     """
 
     model: str = ""
     lamost_lrs: str = ""
     gaia_xp: str = ""
     freeze: bool = True
+    fresh: str = "published"
+
+    def __post_init__(self) -> None:
+        if self.fresh not in ("published", "scaled"):
+            raise InputError(f"fresh is {self.fresh!r}; choose published or scaled")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from indexer.build import ingest_survey
 from indexer.progress import Progress
 from indexer.train.config import TrainConfig
 from indexer.train.loop import VALIDATION, fit, read_records
+from indexer.train.optimiser import initialise
 from indexer.train.runtime import Runtime, RuntimeSettings, launch
 from indexer.train.sources import PAIRS_TABLE, DatabaseSource, SimulatedSource
 from indexer.train.streams import Source, Stream
@@ -199,6 +200,8 @@ def make_model(config: TrainConfig, preparation: dict[str, tuple[str, int]]) -> 
         for part in model.modules():
             if isinstance(part, XpAutoencoder):
                 _initialise_autoencoder(part)
+    if config.start.fresh == "scaled":
+        initialise(model, torch.Generator().manual_seed(config.seed))
     start, origins = config.start, {}
     if start.model:
         state, origins["model"] = _weights(start.model, "", preparation)

@@ -27,7 +27,7 @@ from specdb.errors import CheckpointError, DependencyError, InputError, Provenan
 from specdb.spectra import get_modality, metadata_table
 from specdb.store import Store, spectra_table
 from specdb.store.manifest import Batch
-from tests.indexer.training_data import LRS_MODEL, XP_MODEL, XP_MT_MODEL, clip_toml, configured, make_database, toml
+from tests.indexer.training_data import LEARNS, LRS_MODEL, XP_MODEL, XP_MT_MODEL, clip_toml, configured, make_database, toml
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -81,6 +81,7 @@ class TestConfig:
             (toml(XP_MODEL).replace("steps = 6", "accumulate = 3"), r"batch_size 16 is not a multiple of accumulate 3"),
             (toml(XP_MODEL).replace("validation = 0.2", "validation = 2"), r"a share between 0 and 1"),
             (toml(XP_MODEL).replace("validation = 0.2", "source = 'web'"), r"data source 'web' is unknown"),
+            (toml(XP_MODEL, "[start]\nfresh = 'zero'"), r"fresh is 'zero'; choose published or scaled"),
             (toml(XP_MODEL, "[start]\ngaia_xp = 'a'"), r"are for CLIP models; give start.model"),
             ("loop = 3\n[model]\narchitecture='xp_oae'", r"\[loop\] must be a table of settings"),
             ("seed = -1\n[model]\narchitecture='xp_oae'", r"seed is -1; it must be between 0"),
@@ -308,12 +309,15 @@ class TestTasks:
     @pytest.mark.parametrize("variant", ["base", "r", "p", "pr", "split"])
     def test_alignment_of_all_variants(self, store, tmp_path, variant):
         config = configured(
-            clip_toml(variant).replace("steps = 6", "steps = 60").replace("checkpoint_every = 2", "checkpoint_every = 20")
+            clip_toml(variant, LEARNS)
+            .replace('"adamw"', '"muon"')
+            .replace("steps = 6", "steps = 60")
+            .replace("checkpoint_every = 2", "checkpoint_every = 20")
         )
         card = train(config, tmp_path / "out", db=store.root)
         records = list(csv.DictReader((tmp_path / "out" / "losses.csv").open()))
         first, last = (float(r["validation/total"]) for r in (records[0], records[-1]))
-        assert last < first and card.metrics["recall@10"] > 0.55, "10 of 24 at random"
+        assert last < first and card.metrics["recall@10"] > 0.5, "10 of 24 at random"
         parts = {"r": {"reconstruction"}, "p": {"prediction"}, "base": set()}.get(variant, {"reconstruction", "prediction"})
         assert {"contrastive", *parts} == set(card.metrics) - {"what", "total", "recall@1", "recall@10"}
         assert load_encoder(tmp_path / "out").modalities == ("lamost_lrs", "gaia_xp")

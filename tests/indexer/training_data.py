@@ -26,6 +26,8 @@ mask_chunk_width = 2
 """
 XP_MODEL = 'architecture = "xp_oae"\nhidden = 48\nlatent = 24\nn_encoder_blocks = 1\nn_decoder_blocks = 1\nexpansion = 1\n'
 XP_MT_MODEL = 'architecture = "xp_mt"\nwidth = 16\nn_layers = 1\nn_heads = 2\nmlp_ratio = 1\n'
+#: What makes models as narrow as these learn.
+LEARNS = '[start]\nfresh = "scaled"\n'
 LOOP = """
 [loop]
 optimiser = "adamw"
