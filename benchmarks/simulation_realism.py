@@ -216,6 +216,7 @@ def figure(path: Path, title: str, twins: Twins) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from PIL import Image
 
     teff, feh, logg = (twins.parameters[k] for k in ("teff", "feh", "logg"))
     quality = twins.parameters.get("snr", -twins.parameters.get("G", teff))
@@ -251,6 +252,9 @@ def figure(path: Path, title: str, twins: Twins) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, dpi=80)
     plt.close(fig)
+    with Image.open(path) as image:
+        small = image.convert("RGB").quantize(48)  # a third of the size, and nothing to see of it
+    small.save(path, optimize=True)
 
 
 def main() -> None:
