@@ -17,6 +17,8 @@ __all__ = ["cli", "main"]
 _COMMANDS = {
     "anomalies": ("specdb.cli.anomalies", "anomalies", "Find, explain and review unusual spectra."),
     "build-index": ("specdb.cli.build", "build_index", "Read, prepare, embed and index a survey's files (resumable)."),
+    "card": ("specdb.cli.card", "card", "Draw a spectrum with its neighbours, residuals and translation."),
+    "compare": ("specdb.cli.card", "compare", "Draw spectra on one another, with residuals."),
     "crossmatch": ("specdb.cli.crossmatch", "crossmatch", "Find the same stars in two modalities."),
     "compact": ("specdb.cli.delete", "compact", "Take deleted spectra out of the files and indices for good."),
     "delete": ("specdb.cli.delete", "delete", "Delete spectra by id or condition, or take that back."),
@@ -38,6 +40,7 @@ _COMMANDS = {
     "status": ("specdb.cli.health", "status", "Say what a database holds."),
     "train": ("specdb.cli.train", "train", "Train encoders on your own spectra (resumable)."),
     "translate": ("specdb.cli.translate", "translate", "Predict what another instrument would show of a star."),
+    "ui": ("specdb.cli.ui", "ui", "Open the similarity explorer in the browser."),
     "verify": ("specdb.cli.health", "verify", "Check files, checksums, counts and provenance."),
 }
 
