@@ -364,7 +364,7 @@ class Database:
 
         table = run_sql(self.store, labels) if isinstance(labels, str) else labels
         chosen = inputs or default_inputs(self.store, options.get("modality"))
-        config = HeadConfig(chosen, kind, settings or {}, n_folds, seed)  # type: ignore[arg-type]
+        config = HeadConfig(chosen, kind, settings or {}, n_folds, seed)
         source = {"labels": labels} if isinstance(labels, str) else {}
         return train_head(self.store, table, name, config, provenance=source, **options)
 

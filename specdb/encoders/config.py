@@ -182,10 +182,12 @@ class DecoderConfig:
     Attributes
     ----------
     expansion : int
-        Hidden width of the cross-modal decoders (and of all decoders where nothing is split) relative to the shared dimension.
+        Hidden width of the cross-modal decoders (and of all decoders where nothing is split) relative to the shared
+        dimension.
     dropout : float
     split_width : int or None
-        Length of the two vectors that a split model's own decoders start from; None takes the length of the spectrum, as published.
+        Length of the two vectors that a split model's own decoders start from; None takes the length of the spectrum, as
+        published.
     """
 
     expansion: int = 4

@@ -98,7 +98,7 @@ def translate(
         if k < 1:
             raise QueryError(f"k is {k}; take at least one neighbour")
         vectors = db.encoder.encode(observed.flux, observed.modality, device=db.device)["shared"]
-        scores, ids = db.index(to).search(vectors, k)
+        scores, ids = db.index(to).search(vectors, k, source=observed.modality)
         distinct, place = np.unique(ids, return_inverse=True)
         bank = matrix(db.spectra(distinct, to)["flux"])
         result = by_neighbours(db.encoder, observed, to, bank[place.reshape(ids.shape)], scores)
