@@ -122,8 +122,8 @@ class ClipModel(nn.Module):
         """
         c = self.config
         lrs, xp = self.embed(lamost_lrs, "lamost_lrs"), self.embed(gaia_xp, "gaia_xp")
-        shared = [xp["shared"], lrs["shared"]] if gather is None else [gather(xp["shared"]), gather(lrs["shared"])]
-        losses = {"contrastive": contrastive_loss(*shared, c.logit_multiplier)}
+        gathered = [e["shared"] if gather is None else gather(e["shared"]) for e in (xp, lrs)]
+        losses = {"contrastive": contrastive_loss(gathered[0], gathered[1], c.logit_multiplier)}
         total = losses["contrastive"]
         if c.reconstructs:
             losses["reconstruction"] = F.l1_loss(self.reconstruct(xp, "gaia_xp"), gaia_xp) + F.l1_loss(
