@@ -13,8 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from specdb.catalog.matches import PositionKey, current_matches
-from specdb.catalog.view import Opener, View, opened_parts, quoted, without_deleted
+from specdb.catalog.matches import PositionKey, current_matches, fingerprint
+from specdb.catalog.view import Opener, View, opened_ids, opened_parts, quoted, without_deleted
 from specdb.store import Store
 
 __all__ = ["ROW", "STEM", "Card", "IdKey", "label_views", "read_cards"]
@@ -55,6 +55,8 @@ class Card:
         Column -> {value: how many became null}.
     left_out : tuple of str
         Columns that could not be stored.
+    complete_for : str
+        Fingerprint of the spectra among which every key was found when the catalogue was added; empty where some were not.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Card:
     without_key: int
     sentinels: dict[str, dict[str, int]]
     left_out: tuple[str, ...]
+    complete_for: str = ""
 
     @property
     def path(self) -> str:
@@ -81,7 +84,7 @@ class Card:
     @classmethod
     def read(cls, record: dict[str, Any]) -> Card:
         """Return the card of a record in the manifest."""
-        facts = {name: record[name] for name in cls.__dataclass_fields__}
+        facts = {name: record[name] for name in cls.__dataclass_fields__ if name in record}
         key = facts["key"]
         if record["key_kind"] == "id":
             made: IdKey | PositionKey = IdKey(**key)
@@ -129,9 +132,11 @@ def _matched(store: Store, card: Card) -> View:
     key = quoted(card.key.column)
     others = f"* EXCLUDE ({key})" if card.key.column.lower() == "spectrum_id" else "*"
     if card.key.on == "spectrum_id":
-        # Not joined to anything: that would cost every question a second. Other rows vanish in any join.
-        sql = f"SELECT CAST({key} AS BIGINT) AS spectrum_id, {others} FROM {rows} WHERE {key} IS NOT NULL"
-        return View(card.name, about, sources, sql)
+        sql = f"SELECT CAST({key} AS BIGINT) AS spectrum_id, {others} FROM {rows}"
+        if card.complete_for == fingerprint(store):  # asking again would cost a join of everything
+            return View(card.name, about, sources, f"{sql} WHERE {key} IS NOT NULL")
+        sources["spectra/ids"] = partial(_spectrum_ids, store)
+        return View(card.name, about, sources, f'{sql} c SEMI JOIN "spectra/ids" s ON s.spectrum_id = c.{key}')
     on, left, right, text = quoted(card.key.on), "s.key", f"c.{key}", False
     for modality in store.modalities():
         parts = store.spectra_parts(modality)
@@ -150,6 +155,12 @@ def _matched(store: Store, card: Card) -> View:
     keys = " UNION ALL ".join(f"SELECT spectrum_id, {on} AS key FROM {quoted(name)}" for name in held)
     sql = f"SELECT s.spectrum_id, c.{others} FROM ({keys}) s JOIN {rows} c ON {left} = {right}"
     return View(card.name, about, sources, sql)
+
+
+def _spectrum_ids(store: Store) -> pa.Table:
+    parts = [store.spectra_parts(modality) for modality in store.modalities()]
+    none = pa.table({"spectrum_id": pa.array([], pa.int64())})
+    return pa.concat_tables([none, *(opened_ids(store, one) for one in parts if one)])
 
 
 def _long(store: Store, cards: dict[str, Card], views: list[View]) -> View:

@@ -158,7 +158,11 @@ def add_labels(
     total = keys.num_rows
     stored = total if kept is None else int(kept.sum())
     counts = {column: {str(value): n for value, n in found.items()} for column, found in chosen.counts.items()}
-    card = Card(name, key, path.name, sha256_file(path), total, stored, total - stored, without_key, counts, source.left_out)
+    every = isinstance(key, IdKey) and matched.rows == stored - without_key
+    card = Card(
+        name, key, path.name, sha256_file(path), total, stored, total - stored, without_key, counts, source.left_out,
+        fingerprint(store) if every else "",
+    )  # fmt: skip
     schema = _stored_schema(source.schema, columns[0] if id is not None else None, id_type)
     with store.writing() as writer:
         rows = pa.RecordBatchReader.from_batches(schema, _second_pass(source, schema, chosen, kept, columns[0]))

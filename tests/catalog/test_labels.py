@@ -145,7 +145,8 @@ def test_sentinels_become_null_by_the_stated_rule(fresh: Store, tmp_path: Path) 
     nulls = run_sql(fresh, "SELECT * FROM c_all")
     counts = {name: nulls[name].null_count for name in nulls.column_names}
     assert counts == {
-        "obsid": 0, "rv": 3, "mag": 4, "once": 0, "once_nines": 1, "snr": 0, "ra": 0, "teff": 0, "err": 2, "text": 6, "own": 5,
+        "obsid": 0, "rv": 3, "mag": 4, "once": 0, "once_nines": 1, "snr": 0, "ra": 0, "teff": 0, "err": 2, "text": 6,
+        "own": 5,
     }  # fmt: skip
     kept = add_labels(fresh, path, "c", id="obsid", keep_sentinels=True, replace=True)
     assert kept.card.sentinels == {}
@@ -232,7 +233,7 @@ def test_counts_add_up(fresh: Store, tmp_path: Path) -> None:
     ids: list[Any] = [*IDS[:10], *IDS[:3], "", 999_999]
     path = csv(tmp_path, obsid=ids, x=range(15))
     with pytest.raises(
-        InputError, match="3 rows repeat a key in obsid that occurred before, first 1001; .*--duplicates first"
+        InputError, match=r"3 rows repeat a key in obsid that occurred before, first 1001; .*--duplicates first"
     ):
         add_labels(fresh, path, "c", id="obsid")
     assert fresh.tables("labels") == []
@@ -333,3 +334,14 @@ def test_names(fresh: Store, tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         add_labels(fresh, path, name, id="obsid", replace=name == "LASP")
     add_labels(fresh, path, "lasp", id="obsid", replace=True)
+
+
+def test_only_matched_rows_are_in_the_view(fresh: Store, tmp_path: Path, more_spectra: Callable) -> None:
+    add_labels(fresh, csv(tmp_path, obsid=[*IDS, 1001 + N], x=range(N + 1)), "lasp", id="obsid")
+    add_labels(fresh, csv(tmp_path, "every.csv", obsid=IDS, x=range(N)), "every", id="obsid")
+    counts = (
+        "SELECT (SELECT count(*) FROM lasp) AS s, (SELECT count(*) FROM lasp_all) AS a, (SELECT count(*) FROM every) AS e"
+    )
+    assert run_sql(fresh, counts).to_pylist() == [{"s": N, "a": N + 1, "e": N}]
+    more_spectra(fresh, 1001 + N)
+    assert run_sql(fresh, counts).to_pylist() == [{"s": N + 1, "a": N + 1, "e": N}]

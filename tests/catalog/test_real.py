@@ -39,7 +39,8 @@ def test_catalogues_join_their_embeddings_in_one_statement(real: Database, share
     for name, n in (("dr10", 90), ("dr1", 97)):
         sql = f"SELECT count(shared) FROM embeddings JOIN {name} USING (spectrum_id) WHERE teff BETWEEN 3000 AND 15000"
         assert count(real, sql) == n
-    near = "SELECT abs(a.teff - b.teff) AS d FROM dr10 a, knn(a.spectrum_id, k := 1) n, dr10 b WHERE b.spectrum_id = n.spectrum_id"
+    near = "SELECT abs(a.teff - b.teff) AS d FROM dr10 a, knn(a.spectrum_id, k := 1) n, dr10 b "
+    near += "WHERE b.spectrum_id = n.spectrum_id"
     assert 0 < count(real, f"SELECT median(d) FROM ({near})") < 600
 
 
