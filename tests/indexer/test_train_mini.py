@@ -168,8 +168,8 @@ class TestRecipe:
         fresh = synthetic_pairs(200, 9)
         lrs = trained.encode(fresh.lrs_flux.astype(np.float32), "lamost_lrs")["shared"]
         xp = trained.encode(fresh.xp_flux, "gaia_xp")["shared"]
-        assert recalls(partner_ranks(lrs, xp), (10,))[0].value > 0.4
-        assert recalls(partner_ranks(xp, lrs), (10,))[0].value > 0.4
+        assert recalls(partner_ranks(lrs, xp), (10,))[0].value > 0.25
+        assert recalls(partner_ranks(xp, lrs), (10,))[0].value > 0.25
         embedding = trained.encode(data.lrs.flux, "lamost_lrs")["shared"]
         assert repeat_visits(embedding, data.lrs.star)[1].value > 0.5
 
