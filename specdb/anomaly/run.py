@@ -1,0 +1,277 @@
+"""From embeddings and spectra to `anomalies/<modality>.parquet`: fit, score part by part, calibrate, combine, explain.
+
+Raw scores of each part are committed as soon as they are there and looked up when the same run is started again; the
+finished table replaces them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from specdb.anomaly.expected import Sample
+from specdb.anomaly.features import Peak
+from specdb.anomaly.ranking import COMBINATIONS, Ranked, rank
+from specdb.anomaly.reasons import reasons
+from specdb.anomaly.scores import SCORES, FittedScore, Unavailable, chosen_scores
+from specdb.anomaly.survey import AnomalySettings, Survey
+from specdb.errors import DatabaseError, InputError, QueryError
+from specdb.spectra import Quality
+from specdb.store import digest, read_table
+from specdb.store.tombstones import in_sorted
+
+if TYPE_CHECKING:
+    from specdb.database import Database
+
+__all__ = ["AnomalyRun", "anomaly_table", "run_anomalies"]
+
+#: Reasons are worked out for at least so many rows, and for all with a smaller p-value.
+_EXPLAINED, _EXPLAINED_P = 1000, 0.01
+
+
+class Progress(Protocol):
+    """Told how far a run is."""
+
+    def start(self, stage: str, total: int | None) -> None:
+        """Begin a stage."""
+
+    def advance(self, n: int) -> None:
+        """Report items done."""
+
+    def end(self) -> None:
+        """End the stage."""
+
+
+class _Silent:
+    def start(self, stage: str, total: int | None) -> None:
+        pass
+
+    def advance(self, n: int) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class AnomalyRun:
+    """What a run did.
+
+    Attributes
+    ----------
+    modality : str
+    rows : int
+    used : tuple of str
+        Scores that took part.
+    skipped : dict of str to str
+        Scores that could not, and why.
+    settings : AnomalySettings
+    reused : bool
+        Whether the table was there already, made in the same way from the same rows.
+    """
+
+    modality: str
+    rows: int
+    used: tuple[str, ...]
+    skipped: dict[str, str]
+    settings: AnomalySettings
+    reused: bool = False
+
+
+def run_anomalies(
+    db: Database, modality: str, settings: AnomalySettings | None = None, progress: Progress | None = None
+) -> AnomalyRun:
+    """Score all spectra of a modality and store the table ``anomalies/<modality>.parquet``.
+
+    Started again after an interruption it goes on; with nothing new it does nothing.
+
+    Raises
+    ------
+    QueryError
+        For a modality that the database does not have.
+    InputError
+        For unknown scores or combinations, or fewer than 40 spectra.
+    DatabaseError
+        Where spectra have no embeddings or no index yet.
+    """
+    settings, progress = settings or AnomalySettings(), progress or _Silent()
+    if modality not in db.modalities:
+        raise QueryError(f"the database has no modality {modality!r}; it has {', '.join(db.modalities) or 'none'}")
+    scores = chosen_scores(settings.methods)
+    if settings.combination not in COMBINATIONS:
+        raise InputError(f"no combination is called {settings.combination!r}; choose {', '.join(COMBINATIONS)}")
+    survey = Survey(db, modality, settings)
+    key = _key(survey)
+    name = f"anomalies/{modality}.parquet"
+    if name in db.store.manifest().files:
+        record = db.store.provenance(name)
+        if record.get("key") == key:
+            return AnomalyRun(modality, len(survey), tuple(record["scores"]), record["skipped"], settings, reused=True)
+    if len(survey) < 2 * settings.k:
+        raise InputError(f"{len(survey)} {modality} spectra are too few to say what is ordinary; add spectra")
+    progress.start("learning what is ordinary", None)
+    fitted: dict[str, FittedScore] = {}
+    skipped: dict[str, str] = {}
+    for score in scores:
+        try:
+            fitted[score.name] = score.fit(survey)
+        except Unavailable as reason:
+            skipped[score.name] = str(reason)
+    progress.end()
+    raw = _raw_scores(survey, fitted, key, progress)
+    voting = [name for name in raw if SCORES[name].votes or settings.methods]
+    ranked = rank(raw, _covariates(survey), settings.combination, voting=voting)
+    progress.start("reasons", None)
+    table = _table(survey, ranked, raw, _reasons(survey, ranked))
+    progress.end()
+    record = {
+        "key": key,
+        "encoder": db.store.default_encoder,
+        "weight_hash": db.store.provenance(survey.parts[0][1]).get("weight_hash"),
+        "settings": asdict(settings) | {"methods": list(settings.methods)},
+        "scores": list(fitted),
+        "skipped": skipped,
+        "calibrated_on": int(ranked.ordinary.sum()),
+    }
+    with db.store.writing() as writer:
+        writer.put(name, table, record)
+        writer.remove(db.store.tables(_scratch(modality)))
+    return AnomalyRun(modality, len(survey), tuple(fitted), skipped, settings)
+
+
+def anomaly_table(db: Database, modality: str) -> pa.Table:
+    """Return the stored table of a modality without what was deleted since; `DatabaseError` where there is none."""
+    name = f"anomalies/{modality}.parquet"
+    if name not in db.store.manifest().files:
+        raise DatabaseError(f"{modality} has no anomaly scores yet; `specdb anomalies` makes them")
+    table, deleted = read_table(db.store.root / name), db.store.deleted(modality)
+    return table.filter(pa.array(~in_sorted(table["spectrum_id"].to_numpy(), deleted))) if len(deleted) else table
+
+
+def _scratch(modality: str) -> str:
+    return f"scratch/anomalies-{modality}"
+
+
+def _key(survey: Survey) -> str:
+    """Return what a table of scores depends on, as a short hash."""
+    files = survey.db.store.manifest().files
+    inputs = [files[name].sha256 for pair in survey.parts for name in pair]
+    beside = [files[n].sha256 for folder in ("pairs", "predictions", "labels") for n in survey.db.store.tables(folder)]
+    deleted = survey.db.store.deleted(survey.modality).tolist()
+    return digest([inputs, beside, deleted, asdict(survey.settings)])
+
+
+def _raw_scores(survey: Survey, fitted: dict[str, FittedScore], key: str, progress: Progress) -> dict[str, np.ndarray]:
+    store = survey.db.store
+    out = {name: np.full(len(survey), np.nan) for name in fitted}
+    progress.start("scores", len(survey))
+    first = 0
+    for number in range(len(survey.parts)):
+        name = f"{_scratch(survey.modality)}/part-{number:05d}.parquet"
+        if name in store.manifest().files and store.provenance(name).get("key") == key:
+            table = read_table(store.root / name)
+        else:
+            found: dict[str, list[np.ndarray]] = {score: [] for score in fitted}
+            for block in survey.part(number, first):
+                for score, values in found.items():
+                    values.append(fitted[score](block))
+                progress.advance(len(block.ids))
+            table = pa.table({score: np.concatenate(values).astype(np.float64) for score, values in found.items()})
+            if len(survey.parts) > 1:
+                with store.writing() as writer:
+                    writer.put(name, table, {"key": key})
+        here = slice(first, first + table.num_rows)
+        for score in fitted:
+            out[score][here] = table[score].to_numpy()
+        first = here.stop
+    progress.end()
+    return out
+
+
+def _covariates(survey: Survey) -> list[np.ndarray]:
+    """Return ln S/N and, where a catalogue or a head knows it, Teff."""
+    snr = survey.snr.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = [np.where(snr > 0, np.log(snr), np.nan)]
+    store = survey.db.store
+    teff = np.full(len(survey), np.nan)
+    place = {i: row for row, i in enumerate(survey.ids.tolist())}
+    for name in (*store.tables("predictions"), *store.tables("labels")):
+        table = read_table(store.root / name)
+        if {"spectrum_id", "teff"} <= set(table.column_names):
+            rows = [place.get(i, -1) for i in table["spectrum_id"].to_pylist()]
+            values = table["teff"].to_numpy(zero_copy_only=False).astype(np.float64)
+            for row, value in zip(rows, values.tolist(), strict=True):
+                if row >= 0 and np.isfinite(value):
+                    teff[row] = value
+    if np.isfinite(teff).sum() >= 200:
+        found.append(teff)
+    return found
+
+
+def _reasons(survey: Survey, ranked: Ranked) -> list[str | None]:
+    """Explain the most unusual rows; None for the others."""
+    order = np.argsort(-ranked.surprise, kind="stable")
+    count = max(_EXPLAINED, int((ranked.surprise > -np.log10(_EXPLAINED_P)).sum()))
+    chosen = np.zeros(len(survey), bool)
+    chosen[order[:count]] = True
+    columns = survey.metadata.select(["class", "z", "quality", "n_repaired"]).to_pydict()
+    looks = "expectation" in vars(survey) or "feature" in ranked.components
+    out: list[str | None] = [None] * len(survey)
+    for block in survey.blocks():
+        rows = np.flatnonzero(chosen[block.rows]) if chosen[block.rows].any() else np.empty(0, np.int64)
+        if not len(rows):
+            continue
+        at = rows + block.rows.start
+        peaks: list[list[Peak]] = [[] for _ in rows]
+        if looks:
+            some: Sample = block.spectra.take(rows)
+            peaks = survey.detector.peaks(survey.expectation(some))
+        notes = [_note(*(columns[name][i] for name in ("class", "z", "quality"))) for i in at.tolist()]
+        components = {name: values[at] for name, values in ranked.components.items()}
+        titles = {name: SCORES[name].title for name in components}
+        words = reasons(peaks, survey.wavelength, survey.modality, components, titles, notes)
+        for i, text in zip(at.tolist(), words, strict=True):
+            out[i] = text
+    return out
+
+
+def _note(kind: str | None, z: float | None, quality: int | None) -> str:
+    parts = []
+    if kind and kind != "STAR":
+        redshift = f", z = {z:.3f}" if z is not None and np.isfinite(z) and -1 < z < 10 and kind in ("GALAXY", "QSO") else ""
+        parts.append(f"the survey's class is {kind}{redshift}")
+    if quality and quality & Quality.MANY_REPAIRED:
+        parts.append("more than a tenth of its pixels were repaired")
+    if quality and quality & Quality.LOW_CONTINUUM:
+        parts.append("its continuum is near zero somewhere")
+    return "; ".join(parts)
+
+
+def _table(survey: Survey, ranked: Ranked, raw: dict[str, np.ndarray], why: list[str | None]) -> pa.Table:
+    def field(name: str, kind: pa.DataType, description: str) -> pa.Field:
+        return pa.field(name, kind, metadata={"description": description})
+
+    fields = [
+        field("spectrum_id", pa.int64(), "spectrum"),
+        field("score", pa.float64(), "-log10 of the p-value: the higher, the more unusual"),
+        field(
+            "p_value", pa.float64(), "share of ordinary spectra of the same S/N that score as high; extrapolated below 1/n"
+        ),
+    ]
+    p = 10 ** -np.minimum(ranked.surprise, 300)
+    arrays: list[Any] = [pa.array(survey.ids), _numbers(ranked.surprise), _numbers(p)]
+    for name, values in raw.items():
+        fields.append(field(name, pa.float64(), f"score: {SCORES[name].title}"))
+        fields.append(field(f"{name}_p", pa.float64(), f"calibrated p-value of {name}"))
+        arrays += [_numbers(values), _numbers(10 ** -np.minimum(ranked.components[name], 300))]
+    fields.append(field("reason", pa.string(), "strongest deviations in words; null for ordinary spectra"))
+    arrays.append(pa.array(why, pa.string()))
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def _numbers(values: np.ndarray) -> pa.Array:
+    return pa.array(values, pa.float64(), from_pandas=True)
