@@ -175,11 +175,18 @@ def launch(settings: RuntimeSettings, function: Callable[..., None], *arguments:
         precision=PRECISIONS[settings.precision],  # type: ignore[arg-type]
     )
     try:
-        fabric.launch(_in_process, function, *arguments)  # type: ignore[arg-type]
+        # As one opaque object: Fabric looks into arguments, and refuses frozen dataclasses.
+        fabric.launch(_Call(function, arguments))
     except torch.multiprocessing.ProcessRaisedException as error:
         last = str(error).strip().splitlines()[-1]
         raise TrainingError(f"one of the {settings.devices} processes stopped: {last.partition(': ')[2] or last}") from error
 
 
-def _in_process(fabric: Fabric, function: Callable[..., None], *arguments: Any) -> None:
-    function(FabricRuntime(fabric), *arguments)
+class _Call:
+    """A function and its arguments, to be called with the runtime in front."""
+
+    def __init__(self, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        self.function, self.arguments = function, arguments
+
+    def __call__(self, fabric: Fabric) -> None:
+        self.function(FabricRuntime(fabric), *self.arguments)
