@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from specdb.cli.common import db_option
+from specdb.cli.common import CliProgress, db_option, quiet_option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,3 +101,21 @@ def _save(figure: Figure, path: Path) -> None:
     from specdb.plots.style import save_figure
 
     save_figure(figure, path)
+
+
+@map_.command("embed")
+@click.option("--modality", help="Whose embeddings; all by default.")
+@click.option("--sample", type=click.IntRange(10), default=50_000, show_default=True, help="Spectra that UMAP is fitted to.")
+@click.option("--neighbours", type=click.IntRange(2, 200), default=15, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@db_option
+@quiet_option
+def embed(modality: str | None, sample: int, neighbours: int, seed: int, db: Path, quiet: bool) -> None:
+    """Lay embeddings out in the plane with UMAP, for the explorer: a sample is fitted, the rest placed beside it."""
+    from indexer.map_embed import MapSettings, embed_map
+    from specdb.database import open_database
+
+    database = open_database(db)
+    for name in [modality] if modality else database.modalities:
+        count = embed_map(database, name, MapSettings(sample, neighbours, seed=seed), CliProgress(quiet))
+        click.echo(f"{name}: {count} spectra on the map; `specdb ui` shows it", err=True)

@@ -1,0 +1,133 @@
+"""The pages' logic without a browser, by Streamlit's AppTest."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("streamlit")
+from streamlit.testing.v1 import AppTest
+
+from specdb.database import open_database
+from specdb.store import Store
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "search"))
+from two_modalities import TwoModalities, build_two_modalities
+
+PAGES = ("explore", "star", "anomalies", "sql", "parameters", "database")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> TwoModalities:
+    return build_two_modalities(tmp_path_factory.mktemp("ui"), 12)
+
+
+def _page(name: str, db: Path, monkeypatch: pytest.MonkeyPatch, **query: str) -> AppTest:
+    """Run one page as the app does, without the navigation, which AppTest does not follow."""
+    monkeypatch.setenv("SPECDB_UI_DB", str(db))
+
+    def script(page: str) -> None:
+        import importlib
+
+        from ui.shell import guarded
+
+        function = {"sql": "sql_page", "database": "database_page"}.get(page, page)
+        guarded(getattr(importlib.import_module(f"ui.views.{page}"), function))()
+
+    app = AppTest.from_function(script, args=(name,), default_timeout=120)
+    for key, value in query.items():
+        app.query_params[key] = value
+    return app.run()
+
+
+def _text(app: AppTest) -> str:
+    return " ".join(str(e.value) for kind in (app.info, app.error, app.warning, app.caption, app.markdown) for e in kind)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_an_empty_database_says_which_command_fills_it(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store.create(tmp_path / "db", "specclip-mini")
+    app = _page(name, tmp_path / "db", monkeypatch)
+    assert not app.exception
+    assert "specdb " in _text(app)
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [("explore", "specdb map embed"), ("anomalies", "specdb anomalies"), ("parameters", "specdb heads train")],
+)
+def test_what_is_missing_names_its_command(
+    name: str, command: str, demo: TwoModalities, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = _page(name, demo.db, monkeypatch)
+    assert not app.exception
+    assert command in _text(app)
+    assert str(demo.db.parent) not in _text(app)
+
+
+def test_a_star_shows_neighbours_in_both_modalities(demo: TwoModalities, monkeypatch: pytest.MonkeyPatch) -> None:
+    obsid = demo.pairs[0][0]
+    app = _page("star", demo.db, monkeypatch, id=str(obsid), modality="lamost_lrs")
+    assert not app.exception
+    assert not app.error, _text(app)
+    tabs = [tab.label for tab in app.tabs]
+    assert "Neighbours in lamost_lrs" in tabs
+    assert "Neighbours in gaia_xp" in tabs
+    assert f"specdb search {obsid}" in app.code[0].value
+
+
+def test_an_unknown_star_is_one_line(demo: TwoModalities, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = _page("star", demo.db, monkeypatch, id="999999", modality="lamost_lrs")
+    assert not app.exception
+    assert "999999" in app.error[0].value
+
+
+def test_sql_answers_and_refuses_files(demo: TwoModalities, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = _page("sql", demo.db, monkeypatch, q="SELECT spectrum_id, ra, dec, snr FROM lamost_lrs")
+    assert not app.exception
+    assert not app.error, _text(app)
+    assert "12 rows" in _text(app)
+    app = _page("sql", demo.db, monkeypatch, q="SELECT * FROM read_csv('/etc/passwd')")
+    assert len(app.error) == 1
+    assert "root:" not in _text(app)
+
+
+def test_the_database_page_shows_certificates(demo: TwoModalities, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = _page("database", demo.db, monkeypatch)
+    assert not app.exception
+    assert any("recall" in str(frame.value) for frame in app.dataframe)
+    assert str(demo.db.parent) not in _text(app)
+
+
+def test_a_shared_explorer_asks_for_its_token(demo: TwoModalities, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPECDB_UI_DB", str(demo.db))
+    monkeypatch.setenv("SPECDB_UI_TOKEN", "right")
+    entry = Path(__file__).resolve().parents[2] / "ui" / "app.py"
+    app = AppTest.from_file(str(entry), default_timeout=120)
+    app.query_params["token"] = "wrong"
+    assert "token" in app.run().error[0].value
+    app = AppTest.from_file(str(entry), default_timeout=120)
+    app.query_params["token"] = "right"
+    app.run()
+    assert not app.exception
+    assert not app.error
+
+
+def test_the_map_is_repeatable_and_shown(demo: TwoModalities, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("umap")
+    from indexer.map_embed import MapSettings, embed_map
+    from ui.model import read_map
+
+    db = open_database(demo.db)
+    settings = MapSettings(sample=10, neighbours=4)
+    assert embed_map(db, "lamost_lrs", settings) == 12
+    first = read_map(db, "lamost_lrs")
+    embed_map(db, "lamost_lrs", settings)
+    second = read_map(db, "lamost_lrs")
+    assert (first.x == second.x).all() and (first.y == second.y).all()
+    app = _page("explore", demo.db, monkeypatch)
+    assert not app.exception
+    assert not app.error, _text(app)
+    assert app.metric[0].value == "12"

@@ -1,0 +1,231 @@
+"""Spectra of strangers: their size is bounded before anything is parsed, and nothing of them is kept."""
+
+from __future__ import annotations
+
+import io
+import re
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path
+
+from specdb.database import Database
+from specdb.errors import InputError, QueryError
+from specdb.search.query import Question, read_question
+
+__all__ = ["MOST_BYTES", "MOST_UNPACKED", "SUFFIXES", "check_upload", "read_upload"]
+
+#: Bytes of an upload, and of what may come out of it.
+MOST_BYTES, MOST_UNPACKED = 20 << 20, 200 << 20
+SUFFIXES = (
+    ".fits",
+    ".fit",
+    ".fits.gz",
+    ".fit.gz",
+    ".csv",
+    ".csv.gz",
+    ".txt",
+    ".dat",
+    ".ecsv",
+    ".parquet",
+    ".h5",
+    ".hdf5",
+    ".npz",
+)
+
+_BLOCK, _CARD = 2880, 80
+_MOST_HEADER = 200 * _BLOCK
+_MOST_HDUS = 100
+
+
+def read_upload(db: Database, name: str, content: bytes, modality: str | None = None) -> Question:
+    """Read the one spectrum of an uploaded file.
+
+    Parameters
+    ----------
+    db : Database
+        Its modalities are tried in turn.
+    name : str
+        As the sender calls it; only the ending matters.
+    content : bytes
+    modality : str, optional
+        The only one to try.
+
+    Returns
+    -------
+    Question
+
+    Raises
+    ------
+    InputError
+        For a file outside the limits.
+    QueryError, ReadError
+        For one that holds no spectrum of the database's modalities.
+    """
+    suffix = check_upload(name, content)
+    shown = re.sub(r"[^\w.\-+ ]", "_", Path(name).name)[-80:] or "upload"
+    with tempfile.TemporaryDirectory(prefix="specdb-upload-") as folder:
+        path = Path(folder) / f"upload{suffix}"
+        path.write_bytes(content)
+        try:
+            found = read_question(path, [modality] if modality else db.modalities)
+        except (InputError, QueryError) as error:
+            raise type(error)(str(error).replace(str(path), shown)) from None
+        return Question(shown, spectra=found.spectra, modality=found.modality)
+
+
+def check_upload(name: str, content: bytes) -> str:
+    """Return the ending of a file that is safe to parse.
+
+    Raises
+    ------
+    InputError
+        For an unknown ending, too many bytes, too many when unpacked, or a FITS header that promises more than is there.
+    """
+    suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(s)), None)
+    if suffix is None:
+        raise InputError(f"files like this are not read here; send one spectrum as {', '.join(SUFFIXES)}")
+    if not content:
+        raise InputError("the file is empty")
+    if len(content) > MOST_BYTES:
+        raise InputError(f"the file has {len(content) / 2**20:.0f} MB; up to {MOST_BYTES >> 20} MB are taken")
+    if content[:2] == b"\x1f\x8b":
+        content = _unpacked(content)
+    if suffix == ".npz":
+        _check_npz(content)
+    elif suffix == ".parquet":
+        _check_parquet(content)
+    elif suffix in (".h5", ".hdf5"):
+        _check_hdf5(content)
+    elif ".fit" in suffix or content[:9] == b"SIMPLE  =":
+        _check_fits(content)
+    return suffix
+
+
+def _too_much(count: float) -> InputError:
+    return InputError(f"unpacked the file has {count / 2**20:.0f} MB or more; up to {MOST_UNPACKED >> 20} MB are taken")
+
+
+def _unpacked(content: bytes) -> bytes:
+    stream = zlib.decompressobj(wbits=31)
+    try:
+        out = stream.decompress(content, MOST_UNPACKED)
+    except zlib.error:
+        raise InputError("the gzip data are damaged") from None
+    if stream.unconsumed_tail or len(out) >= MOST_UNPACKED:
+        raise _too_much(MOST_UNPACKED)
+    if not stream.eof:
+        raise InputError("the gzip data end too early; the file was cut off")
+    return out
+
+
+def _check_npz(content: bytes) -> None:
+    try:
+        total = sum(item.file_size for item in zipfile.ZipFile(io.BytesIO(content)).infolist())
+    except zipfile.BadZipFile:
+        raise InputError("this is no npz file") from None
+    if total > MOST_UNPACKED:
+        raise _too_much(total)
+
+
+def _check_parquet(content: bytes) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        facts = pq.ParquetFile(io.BytesIO(content)).metadata
+        groups = (facts.row_group(i) for i in range(facts.num_row_groups))
+        total = sum(group.total_byte_size for group in groups)
+    except (pa.ArrowException, OSError):
+        raise InputError("this is no readable Parquet file") from None
+    # Dictionaries and run lengths pack equal values better than the footer tells.
+    if total > MOST_UNPACKED or facts.num_rows > 10_000:
+        raise _too_much(total)
+
+
+def _check_hdf5(content: bytes) -> None:
+    import h5py
+
+    total = 0
+
+    def count(_: str, item: object) -> None:
+        nonlocal total
+        total += item.nbytes if isinstance(item, h5py.Dataset) else 0
+
+    try:
+        with h5py.File(io.BytesIO(content), "r") as file:
+            # Links could name other files of this machine.
+            links = (file.get(name, getlink=True) for name in file)
+            if any(isinstance(link, h5py.ExternalLink) for link in links):
+                raise InputError("the file links to other files; send one that stands alone")
+            file.visititems(count)
+            if total <= MOST_UNPACKED and _outside(file):
+                raise InputError("the file keeps its data in other files; send one that stands alone")
+    except OSError:
+        raise InputError("this is no readable HDF5 file") from None
+    if total > MOST_UNPACKED:
+        raise _too_much(total)
+
+
+def _outside(file: object) -> bool:
+    """Whether a dataset or a link of an HDF5 file, at any depth, reads other files."""
+    import h5py
+
+    found = False
+
+    def look(group: h5py.Group) -> None:
+        nonlocal found
+        for name in group:
+            link = group.get(name, getlink=True)
+            found = found or isinstance(link, h5py.ExternalLink)
+            if not isinstance(link, h5py.HardLink):
+                continue
+            item = group[name]
+            if isinstance(item, h5py.Group):
+                look(item)
+            elif isinstance(item, h5py.Dataset):
+                found = found or item.external is not None or bool(item.is_virtual)
+
+    assert isinstance(file, h5py.Group)
+    look(file)
+    return found
+
+
+def _check_fits(content: bytes) -> None:
+    """Walk the headers: sizes that they promise must be there, so that nobody is made to reserve memory for them."""
+    at = 0
+    for _ in range(_MOST_HDUS):
+        cards: dict[str, int] = {}
+        end = None
+        for place in range(at, min(len(content), at + _MOST_HEADER) - _CARD + 1, _CARD):
+            card = content[place : place + _CARD]
+            if card[:8] == b"END     ":
+                end = place + _CARD
+                break
+            match = re.match(rb"(BITPIX|NAXIS\d{0,3}|PCOUNT|GCOUNT) *= +(-?\d+)", card)
+            if match:
+                cards[match[1].decode()] = int(match[2])
+        if end is None:
+            raise InputError("this is no complete FITS file: a header has no end")
+        axes = (
+            [cards.get(f"NAXIS{i}", 0) for i in range(1, cards.get("NAXIS", 0) + 1)]
+            if cards.get("NAXIS", 0) <= 999
+            else [-1]
+        )
+        if any(n < 0 for n in axes) or cards.get("PCOUNT", 0) < 0 or cards.get("GCOUNT", 1) < 0:
+            raise InputError("a FITS header has negative or absurd sizes")
+        size = 1 if axes else 0
+        for n in axes:
+            size *= n
+        size = (size + cards.get("PCOUNT", 0)) * cards.get("GCOUNT", 1) * abs(cards.get("BITPIX", 8)) // 8
+        start = -(-end // _BLOCK) * _BLOCK
+        if size > MOST_UNPACKED or start + size > len(content):
+            raise InputError(
+                f"a FITS header promises {size} bytes, {max(len(content) - start, 0)} are there; it is cut off or damaged"
+            )
+        at = start + -(-size // _BLOCK) * _BLOCK
+        if at >= len(content):
+            return
+        if not content[at : at + 8].startswith(b"XTENSION"):
+            return  # what follows the last extension is not read
+    raise InputError(f"the FITS file has more than {_MOST_HDUS} extensions")
