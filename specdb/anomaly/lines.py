@@ -25,7 +25,7 @@ class Line:
     sky : bool
         Of the night sky rather than of objects.
     band : bool
-        Head of a molecular band: matches what lies up to 150 Angstrom to its side, too.
+        Head of a molecular band: matches what lies up to 60 Angstrom to its side, too.
     """
 
     name: str
@@ -89,7 +89,7 @@ LINES = (
 _WAVELENGTHS = np.array([line.wavelength for line in LINES])
 _BANDS = np.array([line.band for line in LINES])
 _SKY = np.array([line.sky for line in LINES])
-_BAND_REACH = 100.0
+_BAND_REACH = 60.0
 
 
 def identify(wavelength: float, tolerance: float, excess: bool) -> Line | None:

@@ -100,7 +100,7 @@ class Ranked:
 def rank(
     raw: dict[str, np.ndarray],
     covariates: Sequence[np.ndarray],
-    combination: str = "fisher",
+    combination: str = "quadratic",
     reference: np.ndarray | None = None,
     voting: Sequence[str] | None = None,
 ) -> Ranked:

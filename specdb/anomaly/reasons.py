@@ -70,7 +70,11 @@ def reasons(
     names = list(components)
     matrix = np.nan_to_num(np.column_stack([components[name] for name in names]), nan=-1.0)
     for row, (features, note) in enumerate(zip(peaks, notes, strict=True)):
-        parts = [describe_peak(peak, wavelength, modality) for peak in features]
+        parts: list[str] = []
+        for text in (describe_peak(peak, wavelength, modality) for peak in features):
+            # A wide or shifted feature is found in pieces: its name once is enough.
+            if all(text.rpartition(":")[0] != known.rpartition(":")[0] for known in parts):
+                parts.append(text)
         best = int(matrix[row].argmax())
         if not parts or matrix[row, best] > 2:
             parts.append(f"{titles[names[best]]} (p = {10 ** -min(matrix[row, best], 300):.1g})")

@@ -57,7 +57,7 @@ class AnomalySettings:
     neighbours: int = 20
     rank: int = 10
     sample: int = 20_000
-    combination: str = "fisher"
+    combination: str = "quadratic"
     seed: int = 0
 
 

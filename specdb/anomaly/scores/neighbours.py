@@ -38,7 +38,7 @@ class LocalReachability:
     name = "local_reachability"
     title = "it lies apart from its neighbours"
     needs = ("embedding",)
-    votes = True
+    votes = False
 
     def fit(self, survey: Survey) -> FittedScore:
         """Compute the factor of all rows from the index's neighbours."""
