@@ -21,10 +21,17 @@ $(VENV)/.dev: $(VENV)/.base
 	$(PIP) install -c constraints/cpu.txt -e '.[dev]'
 	@touch $@
 
+# The page is tested in a real browser. Where it cannot be installed these tests are skipped and say so.
+$(VENV)/.browser: $(VENV)/.dev
+	@command -v chromium >/dev/null || \
+	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } >/dev/null 2>&1 || \
+	  echo "no chromium here, and none could be installed: tests in a browser are skipped"
+	@touch $@
+
 demo: $(VENV)/.base ## set up and take the tour on a small simulated survey
 	$(BIN)/specdb demo
 
-test: $(VENV)/.dev lint ## set up and run everything that needs no GPU and little time
+test: $(VENV)/.browser lint ## set up and run everything that needs no GPU and little time
 	$(RUN_TESTS) -m "not slow and not gpu"
 
 lint: $(VENV)/.dev ## style, types, import rule
@@ -33,11 +40,11 @@ lint: $(VENV)/.dev ## style, types, import rule
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-soak: $(VENV)/.dev ## the slow suites too
+soak: $(VENV)/.browser ## the slow suites too
 	$(RUN_TESTS) -m "not gpu"
 
 bench: $(VENV)/.dev ## measure; writes benchmarks/results
-	for name in preparation encoder search pipeline representations; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in preparation encoder search filters index_kinds catalogues pipeline; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 docs: $(VENV)/.dev ## run the commands of the documentation
 	$(BIN)/pytest tests/test_docs.py

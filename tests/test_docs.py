@@ -13,7 +13,6 @@ import pytest
 from click.testing import CliRunner
 
 from specdb.cli import cli
-from specdb.encoders import default_encoder_name, encoder_folder, load_card
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -50,8 +49,6 @@ def test_the_reference_of_commands_is_up_to_date() -> None:
 
 @pytest.mark.parametrize("page", ["tutorial.md", "cross-modal.md", "search.md"])
 def test_the_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if page == "cross-modal.md" and "gaia_xp" not in load_card(encoder_folder(default_encoder_name)).preparation:
-        pytest.skip("the encoder that ships knows one modality")
     monkeypatch.chdir(tmp_path)
     for line in "".join(blocks(ROOT / "docs" / page, "console")).splitlines():
         assert line.startswith("$ specdb ")
