@@ -1,8 +1,8 @@
 """A map of a modality's embeddings: UMAP of a sample, the others placed beside their neighbours.
 
-UMAP: McInnes, Healy & Melville 2018 (arXiv:1802.03426), with neighbours from exact search among the embeddings. One thread and
-a seed make it repeatable. Spectra outside the sample get the mean position of their nearest in the sample, weighted by exp of
-the similarity: cheap, deterministic, and independent of the order.
+UMAP: McInnes, Healy & Melville 2018 (arXiv:1802.03426), with neighbours from exact search among the embeddings. One
+thread and a seed make it repeatable. Spectra outside the sample get the mean position of their nearest in the sample,
+weighted by exp of the similarity: cheap, deterministic, and independent of the order.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from ui.shell import admitted, guarded
 from ui.views.anomalies import anomalies
 from ui.views.database import database_page
 from ui.views.explore import explore
+from ui.views.home import home
 from ui.views.parameters import parameters
 from ui.views.sql import sql_page
 from ui.views.star import star
@@ -19,8 +20,10 @@ if not admitted():
     st.stop()
 
 PAGES = {
+    # A default page has no path of its own, and every view needs an address.
+    "home": st.Page(guarded(home), title="specdb", icon=":material/home:", default=True),
     "explore": st.Page(guarded(explore), title="Explore", icon=":material/scatter_plot:", url_path="explore"),
-    "star": st.Page(guarded(star), title="Star", icon=":material/star:", url_path="star", default=True),
+    "star": st.Page(guarded(star), title="Star", icon=":material/star:", url_path="star"),
     "anomalies": st.Page(guarded(anomalies), title="Anomalies", icon=":material/flag:", url_path="anomalies"),
     "sql": st.Page(guarded(sql_page), title="SQL", icon=":material/table:", url_path="sql"),
     "parameters": st.Page(guarded(parameters), title="Parameters", icon=":material/tune:", url_path="parameters"),

@@ -11,6 +11,7 @@ from pathlib import Path
 import streamlit as st
 
 from specdb.database import Database
+from specdb.errors import DatabaseError
 from specdb.store import Store
 from ui.model import safe_message, stamp
 
@@ -44,7 +45,9 @@ def guarded(page: Callable[[], None]) -> Callable[[], None]:
         try:
             page()
         except Exception as error:  # nothing may reach the browser as it is
-            st.error(safe_message(error, _root()))
+            # What has not been made yet is no fault: the message names the command that makes it.
+            show = st.info if type(error) is DatabaseError else st.error
+            show(safe_message(error, _root()))
 
     return run
 

@@ -14,6 +14,7 @@ from specdb.database import Database
 from specdb.errors import SpecdbError
 from specdb.export.samp import SampLink
 from specdb.plots.spectra import Curve
+from specdb.search.asked import modality_of
 from specdb.search.joins import labels_of
 from specdb.search.star import FLUX_LABELS, StarView, card, star_view
 from specdb.spectra import Spectra, get_modality
@@ -39,10 +40,14 @@ def star() -> None:
     st.title("Star")
     side, main = st.columns([1, 3], gap="large")
     with side:
+        bare = parameter("id") if not parameter("modality") else ""
+        if bare.lstrip("-").isdigit() and len(bare) <= 20:
+            remember(modality=modality_of(db, int(bare)))
         modality = choose_modality()
         if modality is None:
             return
-        how = st.radio("pick by", ["id", "position or name", "upload"], horizontal=True)
+        ways = ["id", "position or name", "upload"]
+        how = st.radio("pick by", ways, index=1 if parameter("name") else 0, horizontal=True)
         question: int | Spectra | None = None
         if how == "id":
             text = st.text_input("spectrum_id", parameter("id"), placeholder="a LAMOST obsid or Gaia source_id")
@@ -87,7 +92,7 @@ def _uploaded(db: Database, modality: str) -> tuple[Spectra | None, str, str]:
 
 
 def _by_position(db: Database) -> None:
-    name = st.text_input("name contains", placeholder="LAMOST J0036")
+    name = st.text_input("name contains", parameter("name"), placeholder="LAMOST J0036")
     ra = st.number_input("right ascension (deg, ICRS)", 0.0, 360.0, None, format="%.5f")
     dec = st.number_input("declination (deg, ICRS)", -90.0, 90.0, None, format="%.5f")
     radius = st.number_input("radius (arcsec)", 0.1, 7200.0, 10.0)
