@@ -7,6 +7,7 @@ weighted by exp of the similarity: cheap, deterministic, and independent of the 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -102,7 +103,9 @@ def fit_map(vectors: np.ndarray, settings: MapSettings) -> np.ndarray:
         # Spectral layouts of a graph in pieces are not repeatable; principal components are.
         init=_components(vectors),
     )
-    return model.fit_transform(vectors).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "precomputed_knn")  # that it cannot place others, which we do ourselves
+        return model.fit_transform(vectors).astype(np.float32)
 
 
 def _components(vectors: np.ndarray) -> np.ndarray:

@@ -46,10 +46,10 @@ def overlay_chart(reference: Curve, others: Sequence[Curve], flux_label: str, *,
             )  # fmt: skip
     figure.add_scatter(x=x, y=reference.flux, name=reference.name, line={"color": _ink(dark), "width": 1.4}, row=1, col=1)
     if reference.repaired is not None and reference.repaired.any():
-        at = reference.repaired
+        filled = reference.repaired
         marker = {"color": COLOURS[1], "size": 4, "symbol": "x"}
         figure.add_scatter(
-            x=x[at], y=reference.flux[at], mode="markers", marker=marker, name="repaired pixels", row=1, col=1
+            x=x[filled], y=reference.flux[filled], mode="markers", marker=marker, name="repaired pixels", row=1, col=1
         )
     low, high = float(x[0]), float(x[-1])
     before, level = -np.inf, 0
@@ -67,9 +67,9 @@ def overlay_chart(reference: Curve, others: Sequence[Curve], flux_label: str, *,
     if others:
         figure.update_yaxes(title="other − this", row=2, col=1)
     figure.update_layout(
-        height=520 if others else 340,
-        margin={"l": 60, "r": 10, "t": 60, "b": 40},
-        legend={"orientation": "h", "y": -0.16, "yanchor": "top"},
+        height=570 if others else 390,
+        margin={"l": 60, "r": 10, "t": 60, "b": 110},
+        legend={"orientation": "h", "yref": "container", "y": 0.0, "yanchor": "bottom"},
         hovermode="x",
     )
     return figure
@@ -103,7 +103,7 @@ def map_chart(cells: Cells, colour: str, *, dark: bool = False) -> go.Figure:
         )
     )
     figure.update_xaxes(title="map x (no unit)", showgrid=False, zeroline=False)
-    figure.update_yaxes(title="map y (no unit)", showgrid=False, zeroline=False, scaleanchor="x")
+    figure.update_yaxes(title="map y (no unit)", showgrid=False, zeroline=False)
     figure.update_layout(height=600, margin={"l": 40, "r": 10, "t": 10, "b": 40}, dragmode="select")
     return figure
 

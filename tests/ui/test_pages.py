@@ -127,7 +127,35 @@ def test_the_map_is_repeatable_and_shown(demo: TwoModalities, monkeypatch: pytes
     embed_map(db, "lamost_lrs", settings)
     second = read_map(db, "lamost_lrs")
     assert (first.x == second.x).all() and (first.y == second.y).all()
-    app = _page("explore", demo.db, monkeypatch)
+    app = _page("explore", demo.db, monkeypatch, modality="lamost_lrs")
     assert not app.exception
     assert not app.error, _text(app)
     assert app.metric[0].value == "12"
+
+
+def test_marks_are_kept_and_the_queue_goes_on(demo: TwoModalities, monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+    import pyarrow as pa
+
+    from specdb.anomaly import latest_marks
+
+    db = open_database(demo.db)
+    ids = db.store.ids("gaia_xp")
+    p = np.linspace(0.001, 0.9, len(ids))
+    table = pa.table(
+        {"spectrum_id": ids, "score": -np.log10(p), "p_value": p, "knn_distance": 1 - p, "knn_distance_p": p,
+         "reason": pa.array([None] * len(ids), pa.string())}
+    )  # fmt: skip
+    with db.store.writing() as writer:
+        writer.put("anomalies/gaia_xp.parquet", table, {"made_by": "test"})
+    app = _page("anomalies", demo.db, monkeypatch, modality="gaia_xp")
+    assert not app.exception
+    assert not app.error, _text(app)
+    assert f"1 of {len(ids)}: {ids[0]}" in app.subheader[0].value
+    next(field for field in app.text_input if field.label == "note").set_value("odd")
+    next(button for button in app.button if button.label == "accept").click()
+    app.run()
+    assert not app.error, _text(app)
+    assert f"1 of {len(ids) - 1}" in app.subheader[0].value
+    mark = latest_marks(db, "gaia_xp")[int(ids[0])]
+    assert (mark.mark, mark.note) == ("accept", "odd")

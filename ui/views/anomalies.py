@@ -106,7 +106,7 @@ def _desk(db: Database, modality: str, queue: pa.Table, place: int) -> None:
     )
     note = st.text_input("note", key=f"note-{spectrum}", max_chars=500)
     columns = st.columns(6)
-    for column, (mark, key) in zip(columns, (("accept", "a"), ("reject", "r"), ("unsure", "u")), strict=False):
+    for column, (mark, key) in zip(columns, (("accept", "a"), ("reject", "x"), ("unsure", "u")), strict=False):
         if column.button(mark, key=f"mark-{mark}", shortcut=key):
             add_marks(db, modality, [Mark(spectrum, mark, note)])
             st.rerun()
