@@ -36,7 +36,6 @@ _PATIENCE_MS = 180_000  # machines that run tests are busy
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.slow,
     pytest.mark.skipif(_BROWSER is None, reason="needs chromium: apt-get install chromium"),
 ]
 

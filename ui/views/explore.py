@@ -84,6 +84,14 @@ def explore() -> None:
             st.rerun()
         if clicked:
             go_to("star", id=clicked[0]["customdata"][0], modality=modality)
+        if cells.single:  # the same by keyboard
+            rows = [{"spectrum_id": str(i)} for i in cells.ids[:500].tolist()]
+            with st.expander(f"the spectra in view as a list ({len(rows)})"):
+                listed = st.dataframe(
+                    rows, hide_index=True, on_select="rerun", selection_mode="single-row", key=f"list-{key}"
+                )
+                if listed["selection"]["rows"]:
+                    go_to("star", id=rows[listed["selection"]["rows"][0]]["spectrum_id"], modality=modality)
         some = points.provenance
         st.caption(
             f"UMAP of {db.store.default_encoder}: {some.get('sample', '?')} spectra fitted, the others placed beside their "
