@@ -67,7 +67,7 @@ def rank(
     from specdb.store import Store
 
     database, modality = Database(Store.open(db), device), modality_for_survey(survey).name
-    chosen = {} if combination is None else {"combination": combination}
+    chosen: dict[str, Any] = {} if combination is None else {"combination": combination}
     done = run_anomalies(database, modality, AnomalySettings(methods=methods, seed=seed, **chosen), CliProgress(quiet))
     found = anomaly_list(database, modality, top, by_review=by_review, rejected=with_rejected)
     if output:

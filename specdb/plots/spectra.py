@@ -156,8 +156,8 @@ def _overlay(top: Axes, below: Axes, reference: Curve, others: Sequence[Curve], 
         below.plot(reference.wavelength, rest, color=colour, lw=0.6)
     _draw(top, reference, COLOURS[-1], lw=1.1)
     if reference.sigma is not None and np.isfinite(reference.sigma).any():
-        band = {"color": "#999999", "alpha": 0.4, "lw": 0, "label": "±1σ"}
-        below.fill_between(reference.wavelength, -reference.sigma, reference.sigma, **band)
+        edges = reference.wavelength, -reference.sigma, reference.sigma
+        below.fill_between(*edges, color="#999999", alpha=0.4, lw=0, label="±1σ")
     _finish(top, reference, [reference, *others], flux_label, title)
     draw_lines(below, reference.wavelength[0], reference.wavelength[-1], named=False)
     below.axhline(0, color="k", lw=0.6)
