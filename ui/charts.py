@@ -104,7 +104,9 @@ def map_chart(cells: Cells, colour: str, *, dark: bool = False) -> go.Figure:
     )
     figure.update_xaxes(title="map x (no unit)", showgrid=False, zeroline=False)
     figure.update_yaxes(title="map y (no unit)", showgrid=False, zeroline=False)
-    figure.update_layout(height=600, margin={"l": 40, "r": 10, "t": 10, "b": 40}, dragmode="select")
+    figure.update_layout(
+        height=600, margin={"l": 40, "r": 10, "t": 10, "b": 40}, dragmode="select", clickmode="event+select"
+    )
     return figure
 
 

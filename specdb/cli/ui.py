@@ -43,7 +43,6 @@ def server_command(app: Path, port: int, *, share: bool, headless: bool) -> list
         "client.toolbarMode": "minimal",
         "client.showErrorDetails": "none",
         "runner.fastReruns": "true",
-        "theme.primaryColor": "#0072B2",
     } | ({} if share else {"browser.serverAddress": "localhost"})
     options = [f"--{name}={value}" for name, value in settings.items()]
     return [sys.executable, "-m", "streamlit", "run", str(app), *options]

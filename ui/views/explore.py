@@ -66,7 +66,9 @@ def explore() -> None:
         if window and st.button("show all"):
             remember(window=None)
             st.rerun()
-        st.caption("Draw a box to zoom in; click a point, or a cell that stands for several, to open a star.")
+        st.caption(
+            "Draw a box to zoom in; choose a star from the list below the map, or click it where no box is being drawn."
+        )
     with main:
         if cells.total == 0:
             st.info("Nothing in view has this value.")
