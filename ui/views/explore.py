@@ -37,7 +37,7 @@ def _window() -> tuple[float, float, float, float] | None:
 
 
 def explore() -> None:
-    """Show the map; a box zooms in, a click opens the star."""
+    """Show the map; a box zooms in, the list below it opens a star."""
     db, changed = database(), fingerprint()
     st.title("Explore")
     side, main = st.columns([1, 4], gap="large")
@@ -66,9 +66,7 @@ def explore() -> None:
         if window and st.button("show all"):
             remember(window=None)
             st.rerun()
-        st.caption(
-            "Draw a box to zoom in; choose a star from the list below the map, or click it where no box is being drawn."
-        )
+        st.caption("Draw a box to zoom in, until single spectra show; then choose one from the list below the map.")
     with main:
         if cells.total == 0:
             st.info("Nothing in view has this value.")
@@ -76,17 +74,13 @@ def explore() -> None:
         # Another view is another widget: what was selected in the last one is no longer meant.
         key = f"map-{modality}-{colour}-{parameter('window')}"
         chart = map_chart(cells, colour, dark=is_dark())
-        event = st.plotly_chart(
-            chart, key=key, on_select="rerun", selection_mode=("points", "box"), alt=f"map of {modality}"
-        )
-        boxes, clicked = event["selection"]["box"], event["selection"]["points"]
+        event = st.plotly_chart(chart, key=key, on_select="rerun", selection_mode="box", alt=f"map of {modality}")
+        boxes = event["selection"]["box"]
         if boxes:
             xs, ys = boxes[0]["x"], boxes[0]["y"]
             remember(window=",".join(f"{v:.4g}" for v in (min(xs), max(xs), min(ys), max(ys))))
             st.rerun()
-        if clicked:
-            go_to("star", id=clicked[0]["customdata"][0], modality=modality)
-        if cells.single:  # the same by keyboard
+        if cells.single:
             rows = [{"spectrum_id": str(i)} for i in cells.ids[:500].tolist()]
             with st.expander(f"the spectra in view as a list ({len(rows)})"):
                 listed = st.dataframe(
