@@ -75,7 +75,7 @@ def show(name: str, db: Path) -> None:
 @click.option("--modality", help="Where it is not clear from the ids.")
 @click.option("--folds", type=int, default=5, show_default=True, help="Folds of stars for stopping and calibration.")
 @click.option("--test-fraction", type=float, default=0.0, show_default=True, help="Share of stars kept for `evaluate`.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of folds, weights and batches.")
 @db_option
 @quiet_option
 def train(

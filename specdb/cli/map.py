@@ -21,12 +21,19 @@ __all__ = ["map_"]
 @click.option("--statistic", default=None, help="count, density, median, mean, scatter, min or max; median of a value.")
 @click.option("--where", metavar="SQL", help='Which stars, e.g. "feh < -3".')
 @click.option("--modality", help="Whose spectra; needed where the database has several.")
-@click.option("--frame", type=click.Choice(["galactic", "icrs"]), default="galactic", show_default=True)
+@click.option("--frame", type=click.Choice(["galactic", "icrs"]), default="galactic", show_default=True, help="Of the map.")
 @click.option("--level", type=int, default=5, show_default=True, help="HEALPix order; 5 has cells of 1.8 degrees.")
 @click.option("--least", type=int, default=1, show_default=True, help="Leave out cells with fewer stars.")
 @click.option("--log", is_flag=True, help="Logarithmic colours.")
 @click.option("--moc", type=click.Path(dir_okay=False, path_type=Path), help="Also write the coverage as a MOC (.fits).")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default=Path("map.png"), show_default=True)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("map.png"),
+    show_default=True,
+    help="Figure.",
+)
 @db_option
 @click.pass_context
 def map_(
@@ -67,7 +74,12 @@ def map_(
 @click.option("--where", metavar="SQL", help='Which stars, e.g. "logg < 3.5".')
 @click.option("--modality", help="Whose spectra; needed where the database has several.")
 @click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default=Path("plane.png"), show_default=True
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("plane.png"),
+    show_default=True,
+    help="Figure.",
 )
 @db_option
 def plane(x: str, y: str, value: str | None, where: str | None, modality: str | None, output: Path, db: Path) -> None:
@@ -106,8 +118,8 @@ def _save(figure: Figure, path: Path) -> None:
 @map_.command("embed")
 @click.option("--modality", help="Whose embeddings; all by default.")
 @click.option("--sample", type=click.IntRange(10), default=50_000, show_default=True, help="Spectra that UMAP is fitted to.")
-@click.option("--neighbours", type=click.IntRange(2, 200), default=15, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--neighbours", type=click.IntRange(2, 200), default=15, show_default=True, help="Of each spectrum in UMAP.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the sample and of UMAP.")
 @db_option
 @quiet_option
 def embed(modality: str | None, sample: int, neighbours: int, seed: int, db: Path, quiet: bool) -> None:

@@ -50,7 +50,7 @@ def server_command(app: Path, port: int, *, share: bool, headless: bool) -> list
 
 @click.command()
 @db_option
-@click.option("--port", type=click.IntRange(1, 65535), default=8501, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=8501, show_default=True, help="Where it listens.")
 @click.option("--share", is_flag=True, help="Listen beyond this machine; a random token in the address lets people in.")
 @click.option("--headless", is_flag=True, help="Open no browser.")
 def ui(db: Path, port: int, share: bool, headless: bool) -> None:

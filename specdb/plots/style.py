@@ -34,9 +34,9 @@ def new_figure(width: float = 6.4, height: float = 4.0, rows: int = 1, columns: 
     **options
         For `Figure.subplots`.
     """
-    from matplotlib.figure import Figure
+    from specdb.plots.figure import PlainFigure
 
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
+    figure = PlainFigure(figsize=(width, height), layout="constrained", dpi=150)
     axes = figure.subplots(rows, columns, **options)
     for axis in axes.flat if hasattr(axes, "flat") else [axes]:
         axis.tick_params(direction="in", top=True, right=True)
