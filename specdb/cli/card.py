@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from specdb.cli.common import db_option, device_option
+from specdb.cli.common import db_option, device_option, figure_option
 
 __all__ = ["card", "compare"]
 
@@ -17,14 +17,7 @@ __all__ = ["card", "compare"]
 @click.option("-k", type=click.IntRange(1, 6), default=4, show_default=True, help="Neighbours per modality.")
 @click.option("--where", metavar="SQL", help='Condition on the neighbours: "snr_g > 20".')
 @click.option("--exclude-same-star", is_flag=True, help="Leave out other spectra of the same star.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("card.png"),
-    show_default=True,
-    help=".png, .pdf or .svg.",
-)
+@figure_option("card.png")
 @db_option
 @device_option
 def card(
@@ -58,14 +51,7 @@ def card(
 @click.command()
 @click.argument("ids", nargs=-1, type=int, required=True)
 @click.option("--modality", help="Where the ids occur in several.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("compare.png"),
-    show_default=True,
-    help=".png, .pdf or .svg.",
-)
+@figure_option("compare.png")
 @db_option
 def compare(ids: tuple[int, ...], modality: str | None, output: Path, db: Path) -> None:
     """Draw two or more spectra of one modality on one another, with residuals against the first."""

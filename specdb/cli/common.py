@@ -16,7 +16,16 @@ import click
 import pyarrow as pa
 from tqdm import tqdm
 
-__all__ = ["CliProgress", "OutputFormat", "db_option", "device_option", "output_options", "print_table", "quiet_option"]
+__all__ = [
+    "CliProgress",
+    "OutputFormat",
+    "db_option",
+    "device_option",
+    "figure_option",
+    "output_options",
+    "print_table",
+    "quiet_option",
+]
 
 OutputFormat = str
 
@@ -36,6 +45,19 @@ db_option = click.option(
 )
 
 device_option = click.option("--device", default="cpu", show_default=True, help="Where the encoder runs: cpu, cuda, cuda:1.")
+
+
+def figure_option(default: str) -> Callable:
+    """Add ``-o``, the file of a figure; the command receives it as `output`."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Path(dir_okay=False, path_type=Path),
+        default=Path(default),
+        show_default=True,
+        help="Figure: .png, .pdf or .svg.",
+    )
+
 
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress and no summary.")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from specdb.cli.common import CliProgress, db_option, quiet_option
+from specdb.cli.common import CliProgress, db_option, figure_option, quiet_option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,14 +26,7 @@ __all__ = ["map_"]
 @click.option("--least", type=int, default=1, show_default=True, help="Leave out cells with fewer stars.")
 @click.option("--log", is_flag=True, help="Logarithmic colours.")
 @click.option("--moc", type=click.Path(dir_okay=False, path_type=Path), help="Also write the coverage as a MOC (.fits).")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("map.png"),
-    show_default=True,
-    help="Figure.",
-)
+@figure_option("map.png")
 @db_option
 @click.pass_context
 def map_(
@@ -73,14 +66,7 @@ def map_(
 @click.option("--value", metavar="SQL", help="Colour by the median of this instead of by the number of stars.")
 @click.option("--where", metavar="SQL", help='Which stars, e.g. "logg < 3.5".')
 @click.option("--modality", help="Whose spectra; needed where the database has several.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("plane.png"),
-    show_default=True,
-    help="Figure.",
-)
+@figure_option("plane.png")
 @db_option
 def plane(x: str, y: str, value: str | None, where: str | None, modality: str | None, output: Path, db: Path) -> None:
     """Draw Y against X, both SQL over metadata, labels and predictions: `specdb map plane feh alpha_m`."""

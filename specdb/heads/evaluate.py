@@ -10,11 +10,11 @@ import pyarrow as pa
 
 from specdb.errors import InputError
 from specdb.heads.head import Head
-from specdb.heads.inputs import gather_labelled
+from specdb.heads.inputs import Observed, gather_labelled
 from specdb.heads.measures import binned_figures, label_figures
 from specdb.heads.train import check_source
 from specdb.spectra.stars import star_groups
-from specdb.store import Store, read_table
+from specdb.store import Store
 
 __all__ = ["HeadEvaluation", "evaluate_head"]
 
@@ -84,12 +84,10 @@ def evaluate_head(store: Store, head: Head, labels: pa.Table | None = None) -> H
     check_source(store, head)
     if labels is None:
         t = head.training
-        table = _metadata(store, card.modality)
-        known = table["spectrum_id"].to_numpy()
-        order = np.argsort(known)
-        at = np.searchsorted(known, t.ids, sorter=order)
-        here = known[order[np.minimum(at, len(known) - 1)]] == t.ids
-        snr = table["snr"].to_numpy()[order[at[here]]]
+        observed = Observed.of(store, card.modality)
+        at = observed.rows_of(t.ids)
+        here = at >= 0
+        snr = observed.snr[at[here]]
         what = "training stars, each predicted by members that had not seen it"
         return HeadEvaluation(card.name, what, head.label_names, t.ids[here], t.y[here], t.mean[here], t.sigma[here], snr)
     missing = [name for name in head.label_names if name not in labels.column_names]
@@ -116,14 +114,8 @@ def evaluate_head(store: Store, head: Head, labels: pa.Table | None = None) -> H
     return HeadEvaluation(card.name, what, head.label_names, data.ids, data.y, prediction.mean, prediction.sigma, data.snr)
 
 
-def _metadata(store: Store, modality: str) -> pa.Table:
-    columns = ["spectrum_id", "ra", "dec", "snr"]
-    return pa.concat_tables([read_table(store.root / part, columns) for part in store.spectra_parts(modality)])
-
-
 def _siblings(store: Store, modality: str, ids: np.ndarray) -> np.ndarray:
     """Return the ids of all spectra of the stars that some ids belong to."""
-    table = _metadata(store, modality)
-    known = table["spectrum_id"].to_numpy()
-    star = star_groups(table["ra"].to_numpy().astype(np.float64), table["dec"].to_numpy().astype(np.float64))
-    return known[np.isin(star, np.unique(star[np.isin(known, ids)]))]
+    observed = Observed.of(store, modality)
+    star = star_groups(observed.ra, observed.dec)
+    return observed.ids[np.isin(star, np.unique(star[np.isin(observed.ids, ids)]))]

@@ -15,7 +15,7 @@ from specdb.heads.head import LabelFacts
 from specdb.spectra.stars import star_groups
 from specdb.store import Store, matrix, read_schema, read_table
 
-__all__ = ["InputPart", "LabelledInputs", "default_inputs", "gather_labelled", "input_parts", "read_part"]
+__all__ = ["InputPart", "LabelledInputs", "Observed", "default_inputs", "gather_labelled", "input_parts", "read_part"]
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,39 @@ class LabelledInputs:
         kept = {name: getattr(self, name)[rows] for name in ("ids", "x", "y", "y_err", "star", "snr")}
         x_err = None if self.x_err is None else self.x_err[rows]
         return LabelledInputs(**kept, x_err=x_err, labels=self.labels, dropped=self.dropped)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Where the spectra of a modality lie on the sky, and how good they are.
+
+    Attributes
+    ----------
+    ids : ndarray (n,), int64
+    ra, dec : ndarray (n,), float64
+        Degrees, ICRS; NaN where unknown.
+    snr : ndarray (n,), float32
+        Median S/N per pixel of the prepared spectrum.
+    """
+
+    ids: np.ndarray
+    ra: np.ndarray
+    dec: np.ndarray
+    snr: np.ndarray
+
+    @classmethod
+    def of(cls, store: Store, modality: str) -> Observed:
+        """Read all spectra of a modality, without flux."""
+        columns = ["spectrum_id", "ra", "dec", "snr"]
+        parts = [read_table(store.root / part, columns) for part in store.spectra_parts(modality)]
+        ids, ra, dec, snr = (pa.concat_tables(parts)[name].to_numpy() for name in columns)
+        return cls(ids, ra.astype(np.float64), dec.astype(np.float64), snr)
+
+    def rows_of(self, ids: np.ndarray) -> np.ndarray:
+        """Return the row of each id (m,), -1 where there is none."""
+        order = np.argsort(self.ids)
+        at = order[np.minimum(np.searchsorted(self.ids, ids, sorter=order), len(order) - 1)]
+        return np.where(self.ids[at] == ids, at, -1)
 
 
 def input_parts(store: Store, modality: str, inputs: str, encoder: str) -> list[str]:
@@ -175,7 +208,9 @@ def gather_labelled(store: Store, labels: pa.Table, modality: str, inputs: str, 
         "input not finite": int((~finite).sum()),
     }
     found_ids = np.concatenate([piece.ids for piece in found])
-    star, snr = _stars(store, modality, found_ids)
+    observed = Observed.of(store, modality)
+    at = observed.rows_of(found_ids)
+    star, snr = star_groups(observed.ra[at], observed.dec[at]), observed.snr[at]
     facts = tuple(_facts(labels.schema.field(n)) for n in names)
     table = LabelledInputs(found_ids, x, x_err, _physical(y, names), y_err, star, snr, facts, dropped)
     return table.take(finite & np.isfinite(table.y).any(axis=1))
@@ -215,15 +250,3 @@ def _physical(y: np.ndarray, names: list[str]) -> np.ndarray:
 def _facts(one: pa.Field) -> LabelFacts:
     note = {k.decode(): v.decode() for k, v in (one.metadata or {}).items()}
     return LabelFacts(one.name, note.get("unit", ""), note.get("description", ""))
-
-
-def _stars(store: Store, modality: str, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return star numbers (by position, else each spectrum its own) and S/N of some spectra, in their order."""
-    columns = ["spectrum_id", "ra", "dec", "snr"]
-    parts = [read_table(store.root / part, columns) for part in store.spectra_parts(modality)]
-    table = pa.concat_tables(parts)
-    known = table["spectrum_id"].to_numpy()
-    order = np.argsort(known)
-    at = order[np.minimum(np.searchsorted(known, ids, sorter=order), len(known) - 1)]
-    ra, dec, snr = (table[c].to_numpy()[at] for c in columns[1:])
-    return star_groups(ra.astype(np.float64), dec.astype(np.float64)), snr
