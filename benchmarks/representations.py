@@ -21,7 +21,8 @@ from common import machine, write_results
 
 from indexer.evaluate.measures import evaluate, principal_components
 from indexer.train.data import LABELS, load_lamost, load_xp, split_stars
-from indexer.train.mini import MiniConfig, MiniData, train_encoder
+from indexer.train.mini import MiniData, train_encoder
+from indexer.train.mini_config import MiniConfig
 from indexer.train.pairs import load_pairs
 from specdb.encoders.card import Card
 from specdb.encoders.encoder import Encoder

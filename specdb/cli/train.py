@@ -112,7 +112,8 @@ def _mini(
     """Run the recipe of the encoder that ships."""
     from dataclasses import replace
 
-    from indexer.train.mini import MiniConfig, train_mini
+    from indexer.train.mini import train_mini
+    from indexer.train.mini_config import MiniConfig
     from specdb.errors import InputError
 
     config = MiniConfig()

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from indexer.evaluate.measures import evaluate, neighbour_labels, repeat_visits
 from indexer.train.data import TrainingSet, load_lamost, read_labels, read_packed, split_stars, star_groups
 from indexer.train.loop import FAILED_BATCH, LoopSettings, fit
-from indexer.train.mini import MINI, make_objective
+from indexer.train.mini import make_objective
+from indexer.train.mini_config import MINI
 from indexer.train.objective import Guided
 from indexer.train.optimiser import initialise, make_optimisers, orthogonalise
 from indexer.train.targets import KernelRidge, TargetMap

@@ -16,7 +16,8 @@ from indexer.evaluate.measures import partner_ranks, recalls, repeat_visits
 from indexer.train import data as training_data
 from indexer.train.data import load_xp, read_pairs
 from indexer.train.figures import pair_figures, real_pair_figures
-from indexer.train.mini import MINI, MiniData, main, make_objective, train_encoder, typical_errors
+from indexer.train.mini import MiniData, main, make_objective, train_encoder, typical_errors
+from indexer.train.mini_config import MINI
 from indexer.train.objective import MODALITIES, Guided, MiniObjective, same_star_loss
 from indexer.train.optimiser import initialise, initialise_input
 from indexer.train.pairs import PAIR_LABELS, load_pairs

@@ -8,7 +8,8 @@ import numpy as np
 
 from indexer.train.data import TrainingSet
 from indexer.train.loop import LoopSettings
-from indexer.train.mini import MiniConfig, MiniData
+from indexer.train.mini import MiniData
+from indexer.train.mini_config import MiniConfig
 from indexer.train.objective import ObjectiveSettings
 from indexer.train.pairs import TrainingPairs
 from indexer.train.targets import TargetSettings
