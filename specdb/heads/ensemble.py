@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from specdb.errors import TrainingError
 from specdb.heads.kinds import Fitted, HeadData, Report
 
-__all__ = ["EnsembleSettings", "MlpEnsemble"]
+__all__ = ["EnsembleSettings", "MlpEnsemble", "absolute_error", "pace", "robust_loss"]
 
 _LOG_SIGMA = (-6.0, 3.0)  # of scaled labels: from 0.2 % to 20 standard deviations
 _ROWS = 8192  # spectra per matrix product in `predict`
@@ -135,13 +135,13 @@ class MlpEnsemble:
         every = max(1, settings.steps // 30)
         for step in range(settings.steps):
             for group in optimiser.param_groups:
-                group["lr"] = settings.lr * _pace(step, settings.steps)
+                group["lr"] = settings.lr * pace(step, settings.steps)
             chosen = torch.stack([r[torch.randint(len(r), (settings.batch_size,), generator=generator)] for r in rows])
             batch = x[chosen]  # (M, B, d)
             if noise is not None:
                 batch = batch + noise[chosen] * torch.randn(batch.shape, generator=generator)
             mean, log_sigma = network(batch, generator)
-            loss = _loss(mean, log_sigma, y[chosen], label_var[chosen], settings)  # (M,)
+            loss = robust_loss(mean, log_sigma, y[chosen], label_var[chosen], settings)  # (M,)
             if not torch.isfinite(loss).all():
                 raise TrainingError(f"the loss is not finite at step {step}; look for wild values among inputs and labels")
             optimiser.zero_grad(set_to_none=True)
@@ -151,7 +151,7 @@ class MlpEnsemble:
             if (step + 1) % every == 0 or step + 1 == settings.steps:
                 network.eval()
                 with torch.no_grad():
-                    now = torch.stack([_error(_member(network, m, x[h])[0], y[h]) for m, h in enumerate(held)])
+                    now = torch.stack([absolute_error(_member(network, m, x[h])[0], y[h]) for m, h in enumerate(held)])
                     better = now < best_loss
                     best_loss = torch.where(better, now, best_loss)
                     for kept, p in zip(best, network.parameters(), strict=True):
@@ -161,14 +161,18 @@ class MlpEnsemble:
         with torch.no_grad():
             for kept, p in zip(best, network.parameters(), strict=True):
                 p.copy_(kept)
-        model = cls(network)
+        return cls(network).judged(data, left_out)
+
+    def judged(self, data: HeadData, left_out: np.ndarray) -> Fitted:
+        """Return the ensemble with its out-of-fold predictions; `left_out` (M,) is the fold each member has not seen."""
+        x = torch.from_numpy(data.x)
         mean, sigma, spread = (np.empty_like(data.y) for _ in range(3))
-        for f in range(n_folds):
+        for f in range(n_folds := int(left_out.max()) + 1):
             h = np.flatnonzero(data.fold == f)
-            mean[h], sigma[h], spread[h] = model._mixture(x[h], np.flatnonzero(left_out == f))
-        per_fold = settings.members_per_fold
+            mean[h], sigma[h], spread[h] = self._mixture(x[h], np.flatnonzero(left_out == f))
+        per_fold = len(left_out) // n_folds
         between = spread.mean(axis=0) * per_fold / max(per_fold - 1, 1)  # variance of one member about the mean of many
-        return Fitted(model, mean, sigma, between * (1 / per_fold - 1 / len(left_out)))
+        return Fitted(self, mean, sigma, between * (1 / per_fold - 1 / len(left_out)))
 
     def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return means and sigmas (n, L), float32, of scaled inputs (n, d): those of the members' mixture."""
@@ -214,11 +218,12 @@ def _member(network: _Network, m: int, x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, log_sigma.clamp(*_LOG_SIGMA)
 
 
-def _pace(step: int, steps: int) -> float:
+def pace(step: int, steps: int) -> float:
+    """Return the learning rate's share of its peak: a short rise, then half a cosine down."""
     return min(1.0, (step + 1) / max(1, 0.05 * steps)) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
-def _loss(mean: Tensor, log_sigma: Tensor, y: Tensor, label_var: Tensor, settings: EnsembleSettings) -> Tensor:
+def robust_loss(mean: Tensor, log_sigma: Tensor, y: Tensor, label_var: Tensor, settings: EnsembleSettings) -> Tensor:
     """Return the robust, variance-weighted negative log likelihood of each member (M,); labels that are NaN do not count."""
     known = torch.isfinite(y)
     var = (2 * log_sigma).exp() + label_var.nan_to_num(0.0)
@@ -228,7 +233,7 @@ def _loss(mean: Tensor, log_sigma: Tensor, y: Tensor, label_var: Tensor, setting
     return each.sum((1, 2)) / known.sum((1, 2)).clamp_min(1)
 
 
-def _error(mean: Tensor, y: Tensor) -> Tensor:
+def absolute_error(mean: Tensor, y: Tensor) -> Tensor:
     """Return the mean absolute error. It stops a training: the likelihood turns upwards long before the means get worse."""
     known = torch.isfinite(y)
     return ((y.nan_to_num(0.0) - mean).abs() * known).sum() / known.sum().clamp_min(1)

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save
 from specdb._version import __version__
 from specdb.errors import CheckpointError, InputError, TrainingError
 from specdb.heads.config import Flag, HeadConfig
-from specdb.heads.kinds import HeadData, HeadModel, Report, kind_class
+from specdb.heads.kinds import Fitted, HeadData, HeadModel, Report, kind_class
 from specdb.heads.scaling import Domain, InputScale, LabelScale
 from specdb.spectra.stars import split_stars
 from specdb.store.files import atomic_path, write_text
@@ -274,39 +274,67 @@ def fit_head(
         When the loss is not finite.
     """
     names = tuple(facts.name for facts in card.labels)
-    _check(x, y, star, names)
+    check_training(x, y, star, names)
     scale_x, scale_y = InputScale.of(x), LabelScale.of(names, y)
-    z = scale_x(x)
-    fold = split_stars(star, card.config.n_folds, card.config.seed)
+    data = scaled_data(x, y, star, card.config, scale_x, scale_y, y_err=y_err, x_err=x_err)
+    fitted = kind_class(card.config.kind).fit(data, card.config.resolved(), card.config.seed, report)
+    return calibrated_head(fitted, data, y, card, scale_x, scale_y, Domain.of(data.x), ids)
+
+
+def scaled_data(
+    x: np.ndarray,
+    y: np.ndarray,
+    star: np.ndarray,
+    config: HeadConfig,
+    scale_x: InputScale,
+    scale_y: LabelScale,
+    *,
+    y_err: np.ndarray | None = None,
+    x_err: np.ndarray | None = None,
+) -> HeadData:
+    """Return scaled inputs and labels with folds of stars; for the arrays see `fit_head`."""
     errors = np.zeros_like(y) if y_err is None else np.nan_to_num(y_err, nan=0.0)
-    data = HeadData(
-        x=z,
+    return HeadData(
+        x=scale_x(x),
         y=scale_y(y),
         y_err=scale_y.errors(np.where(np.isfinite(y), y, 1.0), errors),
-        fold=fold,
+        fold=split_stars(star, config.n_folds, config.seed),
         x_err=None if x_err is None else (x_err / scale_x.scatter).astype(np.float32),
     )
-    fitted = kind_class(card.config.kind).fit(data, card.config.resolved(), card.config.seed, report)
+
+
+def calibrated_head(
+    fitted: Fitted,
+    data: HeadData,
+    y: np.ndarray,
+    card: HeadCard,
+    scale_x: InputScale,
+    scale_y: LabelScale,
+    domain: Domain,
+    ids: np.ndarray | None = None,
+) -> Head:
+    """Return a fitted model as a head: with calibrated sigmas and figures of the stars left out.
+
+    Raises
+    ------
+    TrainingError
+        When the sigmas cannot be calibrated.
+    """
+    names = scale_y.labels
     factor = np.array([_factor(fitted.mean[:, i], fitted.sigma[:, i], data, i, fitted.excess[i]) for i in range(len(names))])
     if not np.isfinite(factor).all():
         raise TrainingError(f"the sigmas of head {card.name} cannot be calibrated; look for wild values among the inputs")
     known = np.isfinite(y)
     facts = tuple(replace(f, n=int(known[:, i].sum())) for i, f in enumerate(card.labels))
     mean, sigma = scale_y.inverse(fitted.mean, fitted.sigma * factor)
-    own = np.full(len(x), -1) if ids is None else ids
+    own = np.full(len(y), -1) if ids is None else ids
     training = Training(own.astype(np.int64), *(a.astype(np.float32) for a in (y, mean, sigma)))
-    return Head(
-        replace(card, labels=facts, metrics=card.metrics | {"left_out": _figures(y, mean, sigma, names)}),
-        fitted.model,
-        scale_x,
-        scale_y,
-        Domain.of(z),
-        factor,
-        training,
-    )
+    card = replace(card, labels=facts, metrics=card.metrics | {"left_out": _figures(y, mean, sigma, names)})
+    return Head(card, fitted.model, scale_x, scale_y, domain, factor, training)
 
 
-def _check(x: np.ndarray, y: np.ndarray, star: np.ndarray, names: tuple[str, ...]) -> None:
+def check_training(x: np.ndarray, y: np.ndarray, star: np.ndarray, names: tuple[str, ...]) -> None:
+    """Raise `InputError` for inputs and labels that no head can learn from; for the arrays see `fit_head`."""
     if len(x) and not np.isfinite(x).all():
         bad = int((~np.isfinite(x).all(axis=1)).sum())
         raise InputError(f"{bad} of {len(x)} inputs hold NaN or infinity; leave them out (`specdb verify` finds damage)")

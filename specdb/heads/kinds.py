@@ -23,6 +23,9 @@ _KINDS = {
     "knn": ("specdb.heads.baselines", "Neighbours"),
 }
 
+#: Kinds that are not fitted on their own: `specdb transfer` makes them from another head.
+_DERIVED = {"residual": ("specdb.heads.transfer.residual", "ResidualModel")}
+
 
 @dataclass(frozen=True)
 class HeadData:
@@ -94,13 +97,14 @@ class HeadModel(Protocol):
 
 
 def head_kinds() -> list[str]:
-    """Return the names of all kinds of heads."""
+    """Return the names of all kinds of heads that can be trained."""
     return list(_KINDS)
 
 
 def kind_class(name: str) -> type[HeadModel]:
     """Return the class of a kind, or raise `InputError` naming the known ones."""
-    if name not in _KINDS:
+    known = _KINDS | _DERIVED
+    if name not in known:
         raise InputError(f"no kind of head is called {name!r}; known: {', '.join(_KINDS)}")
-    module, attribute = _KINDS[name]
+    module, attribute = known[name]
     return getattr(importlib.import_module(module), attribute)

@@ -63,6 +63,11 @@ class LabelScale:
         low, high = np.nanquantile(y, [0.001, 0.999], axis=0)
         return cls(labels, mean, scatter, low, high)
 
+    def widened(self, y: np.ndarray) -> LabelScale:
+        """Return the same scale whose range holds that of labels (n, L), too."""
+        low, high = np.nanquantile(y, [0.001, 0.999], axis=0)
+        return LabelScale(self.labels, self.mean, self.scatter, np.minimum(self.low, low), np.maximum(self.high, high))
+
     @staticmethod
     def _forward(labels: tuple[str, ...], y: np.ndarray) -> np.ndarray:
         z = np.array(y, np.float64)
@@ -119,6 +124,10 @@ class Domain:
         scaled = (axes[:q].T / (singular[:q] / np.sqrt(len(x)))).astype(np.float32)
         domain = cls(scaled, np.ones(2, np.float32))
         return cls(scaled, np.maximum(np.quantile(domain._parts(x), 0.999, axis=0), 1e-6).astype(np.float32))
+
+    def widened(self, x: np.ndarray) -> Domain:
+        """Return the same cloud, grown where needed so that it holds 99.9 per cent of scaled inputs (n, d), too."""
+        return Domain(self.axes, np.maximum(self.edge, np.quantile(self._parts(x), 0.999, axis=0)).astype(np.float32))
 
     def distance(self, x: np.ndarray) -> np.ndarray:
         """Return the distance (n,), float32, of scaled inputs (n, d); above 1 is outside."""
