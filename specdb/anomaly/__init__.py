@@ -1,6 +1,7 @@
 """Unusual spectra: scores, their calibration against S/N, a ranking with reasons, and review by eye."""
 
 from specdb.anomaly.calibration import Calibration, calibrate
+from specdb.anomaly.deviations import Deviation, deviations_of
 from specdb.anomaly.listing import AnomalyList, anomaly_list
 from specdb.anomaly.ranking import combine, rank
 from specdb.anomaly.review import MARKS, Mark, add_marks, latest_marks, read_marks, rerank
@@ -15,6 +16,7 @@ __all__ = [
     "AnomalyRun",
     "AnomalySettings",
     "Calibration",
+    "Deviation",
     "Mark",
     "Survey",
     "add_marks",
@@ -22,6 +24,7 @@ __all__ = [
     "anomaly_table",
     "calibrate",
     "combine",
+    "deviations_of",
     "latest_marks",
     "rank",
     "read_marks",

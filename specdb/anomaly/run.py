@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from specdb.anomaly.deviations import DEVIATIONS_FOLDER, deviation_table, deviations_path
 from specdb.anomaly.expected import Sample
 from specdb.anomaly.features import Peak
 from specdb.anomaly.ranking import COMBINATIONS, Ranked, rank
@@ -108,7 +109,7 @@ def run_anomalies(
     name = f"anomalies/{modality}.parquet"
     if name in db.store.manifest().files:
         record = db.store.provenance(name)
-        if record.get("key") == key:
+        if record.get("key") == key and deviations_path(modality) in db.store.manifest().files:
             return AnomalyRun(modality, len(survey), tuple(record["scores"]), record["skipped"], settings, reused=True)
     if len(survey) < 2 * settings.k:
         raise InputError(f"{len(survey)} {modality} spectra are too few to say what is ordinary; add spectra")
@@ -125,7 +126,8 @@ def run_anomalies(
     voting = [name for name in raw if SCORES[name].votes or settings.methods]
     ranked = rank(raw, _covariates(survey), settings.combination, voting=voting)
     progress.start("reasons", None)
-    table = _table(survey, ranked, raw, _reasons(survey, ranked))
+    words, deviations = _reasons(survey, ranked)
+    table = _table(survey, ranked, raw, words)
     progress.end()
     record = {
         "key": key,
@@ -137,6 +139,8 @@ def run_anomalies(
         "calibrated_on": int(ranked.ordinary.sum()),
     }
     with db.store.writing() as writer:
+        # The scores come last: without them a killed run begins again, and makes both.
+        writer.put(deviations_path(modality), deviations, {"kind": DEVIATIONS_FOLDER, "key": key})
         writer.put(name, table, record)
         writer.remove(db.store.tables(_scratch(modality)))
     return AnomalyRun(modality, len(survey), tuple(fitted), skipped, settings)
@@ -212,8 +216,8 @@ def _covariates(survey: Survey) -> list[np.ndarray]:
     return found
 
 
-def _reasons(survey: Survey, ranked: Ranked) -> list[str | None]:
-    """Explain the most unusual rows; None for the others."""
+def _reasons(survey: Survey, ranked: Ranked) -> tuple[list[str | None], pa.Table]:
+    """Explain the most unusual rows, None for the others; and say where they deviate."""
     order = np.argsort(-ranked.surprise, kind="stable")
     count = max(_EXPLAINED, int((ranked.surprise > -np.log10(_EXPLAINED_P)).sum()))
     chosen = np.zeros(len(survey), bool)
@@ -221,6 +225,7 @@ def _reasons(survey: Survey, ranked: Ranked) -> list[str | None]:
     columns = survey.metadata.select(["class", "z", "quality", "n_repaired"]).to_pydict()
     looks = "expectation" in vars(survey) or "feature" in ranked.components
     out: list[str | None] = [None] * len(survey)
+    places = [deviation_table([], [], survey.wavelength, survey.modality)]
     for block in survey.blocks():
         rows = np.flatnonzero(chosen[block.rows]) if chosen[block.rows].any() else np.empty(0, np.int64)
         if not len(rows):
@@ -236,7 +241,8 @@ def _reasons(survey: Survey, ranked: Ranked) -> list[str | None]:
         words = reasons(peaks, survey.wavelength, survey.modality, components, titles, notes)
         for i, text in zip(at.tolist(), words, strict=True):
             out[i] = text
-    return out
+        places.append(deviation_table(survey.ids[at].tolist(), peaks, survey.wavelength, survey.modality))
+    return out, pa.concat_tables(places)
 
 
 def _note(kind: str | None, z: float | None, quality: int | None) -> str:

@@ -90,6 +90,8 @@ def _derived(store: Store) -> list[View]:
     for folder, column, comment in (
         ("predictions", "head", "labels that heads predicted, with their uncertainties"),
         ("anomalies", "modality", "anomaly scores"),
+        ("deviations", "modality", "where unusual spectra are not as expected, one row per feature"),
+        ("maps", "encoder", "places of spectra on the map of embeddings that the explorer shows"),
         ("pairs", None, "the same star in two modalities: one column of spectrum_ids per modality"),
     ):
         groups: dict[str, list[str]] = {}

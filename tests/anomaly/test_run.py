@@ -20,6 +20,7 @@ from specdb.anomaly import (
     add_marks,
     anomaly_list,
     anomaly_table,
+    deviations_of,
     latest_marks,
     read_marks,
     rerank,
@@ -100,6 +101,11 @@ def test_the_planted_line_comes_first_and_is_explained(db: Database) -> None:
     assert first["score"] == pytest.approx(-np.log10(first["p_value"]))
     assert first["reason"].startswith("emission at H-alpha: +")
     assert first["finder"].count(" ") == 5
+    line = deviations_of(db, "gaia_xp", 1000 + ODD)[0]
+    assert line.low < 6564.6 < line.high
+    assert line.feature in first["reason"]
+    strong = db.sql("SELECT spectrum_id, feature FROM deviations ORDER BY significance DESC LIMIT 1").rows.to_pylist()[0]
+    assert strong == {"spectrum_id": 1000 + ODD, "feature": line.feature}
     assert {"knn_distance", "knn_distance_p", "feature", "feature_p", "ra", "dec", "magnitude"} <= set(first)
 
 
