@@ -13,6 +13,7 @@ from specdb.errors import InputError, QueryError, SpecdbError
 from specdb.plots.spectra import Curve, card_figure
 from specdb.search.asked import modality_of
 from specdb.search.hits import Hits
+from specdb.search.partners import partners_of
 from specdb.search.query import Query, parse_question
 from specdb.spectra import Quality, get_modality
 from specdb.store import matrix
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from specdb.search.translated import Translation
 
 __all__ = ["FLUX_LABELS", "StarView", "card", "curves_of", "star_view"]
+
+#: Observed spectra of the same star that are shown beside a translation.
+_PARTNERS = 3
 
 #: What prepared fluxes are relative to.
 FLUX_LABELS = {"lamost_lrs": "flux / continuum", "gaia_xp": "flux / flux at 5500 Å"}
@@ -48,6 +52,8 @@ class StarView:
         Nearest spectra by modality, with flux and ivar.
     translations : dict of str to Translation
         Predicted spectra by modality.
+    observed : dict of str to list of Curve
+        The same star as other modalities saw it, where `pairs` knows it.
     problems : dict of str to str
         What could not be made, and why.
     """
@@ -59,6 +65,7 @@ class StarView:
     facts: dict[str, Any]
     hits: dict[str, Hits] = field(default_factory=dict)
     translations: dict[str, Translation] = field(default_factory=dict)
+    observed: dict[str, list[Curve]] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
 
     def neighbours(self, modality: str) -> list[Curve]:
@@ -169,6 +176,11 @@ def star_view(
             view.hits[other] = found
         except SpecdbError as error:
             view.problems[f"neighbours in {other}"] = str(error)
+        if other != modality and question.spectrum_id is not None:
+            partners = [p.spectrum_id for p in partners_of(db, modality, question.spectrum_id, other)][:_PARTNERS]
+            if partners:
+                names = [f"{i} observed" for i in partners]
+                view.observed[other] = curves_of(db.spectra(partners, other), other, names)
         if translate and other != modality:
             try:
                 # Relative fluxes are what the neighbours have, whatever the star's magnitude.
@@ -196,7 +208,14 @@ def card(view: StarView) -> Figure:
         elif modality in view.translations:
             found = view.translations[modality]
             predicted = Curve("translated", found.wavelength, found.flux[0], found.sigma[0])
-            panels.append((predicted, view.neighbours(modality), label, f"{title}: translation, and nearest spectra there"))
+            seen = view.observed.get(modality, [])
+            beside = [*seen, *view.neighbours(modality)[: max(1, 4 - len(seen))]] if seen else view.neighbours(modality)
+            what = (
+                "translation, the star itself, and nearest spectra there"
+                if seen
+                else "translation, and nearest spectra there"
+            )
+            panels.append((predicted, beside, label, f"{title}: {what}"))
     if not panels:
         raise InputError("; ".join(f"{what}: {why}" for what, why in view.problems.items()) or "the database is empty")
     wanted = ("object_name", "ra", "dec", "class", "subclass", "snr", "z")

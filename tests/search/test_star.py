@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from two_modalities import TwoModalities, build_two_modalities
 
+from specdb.catalog.crossmatch import pairs_path
 from specdb.cli import cli
 from specdb.database import open_database
 from specdb.errors import QueryError
+from specdb.search.partners import partners_of
 from specdb.search.star import card, star_view
 
 
@@ -57,3 +61,21 @@ def test_the_commands_draw(made: TwoModalities, tmp_path: Path) -> None:
     assert run.exit_code == 0, run.output
     assert (tmp_path / "c.png").stat().st_size > 10_000
     assert (tmp_path / "d.svg").exists()
+
+
+def test_the_star_itself_is_shown_where_pairs_know_it(made: TwoModalities, tmp_path: Path) -> None:
+    shutil.copytree(made.db, tmp_path / "db")
+    db = open_database(tmp_path / "db")
+    obsid, source = made.pairs[0]
+    assert star_view(db, obsid, k=2).observed == {}
+    schema = {"lamost_lrs": [obsid] * 2, "gaia_xp": [source, made.pairs[1][1]], "separation_arcsec": [0.1, None]}
+    with db.store.writing() as writer:
+        writer.put(pairs_path("lamost_lrs", "gaia_xp"), pa.table(schema | {"method": ["position", "lasp.gaia"]}), {})
+    # One named by an id comes before one that is only near.
+    assert [p.spectrum_id for p in partners_of(db, "lamost_lrs", obsid, "gaia_xp")] == [made.pairs[1][1], source]
+    assert [p.spectrum_id for p in partners_of(db, "gaia_xp", source, "lamost_lrs")] == [obsid]
+    view = star_view(db, source, modality="gaia_xp", k=2)
+    assert [curve.name for curve in view.observed["lamost_lrs"]] == [f"{obsid} observed"]
+    assert "the star itself" in card(view).axes[2].get_title()
+    db.delete([made.pairs[1][1]], modality="gaia_xp")
+    assert [p.spectrum_id for p in partners_of(db, "lamost_lrs", obsid, "gaia_xp")] == [source]
