@@ -34,23 +34,26 @@ class Ridge:
     def fit(cls, data: HeadData, settings: RidgeSettings, seed: int, report: Report | None = None) -> Fitted:
         """Fit each label with the penalty that predicts stars left out best; see `HeadModel.fit`."""
         n, n_labels = data.y.shape
-        weights = np.zeros((data.x.shape[1], n_labels), np.float32)
-        offset, sigma = np.zeros(n_labels, np.float32), np.ones(n_labels, np.float32)
-        mean = np.zeros((n, n_labels), np.float32)
-        for label in range(n_labels):
-            known = np.isfinite(data.y[:, label])
-            trials = []
-            for penalty in settings.penalties:
-                predicted = np.zeros(n, np.float32)
-                for fold in np.unique(data.fold):
-                    train, held = known & (data.fold != fold), data.fold == fold
-                    w, b = _solve(data.x[train], data.y[train, label], penalty)
-                    predicted[held] = data.x[held] @ w + b
-                error = float(np.mean((predicted - data.y[:, label])[known] ** 2))
-                trials.append((error, penalty, predicted))
-            error, penalty, mean[:, label] = min(trials, key=lambda trial: trial[0])
-            weights[:, label], offset[label] = _solve(data.x[known], data.y[known, label], penalty)
-            sigma[label] = np.sqrt(error)
+        known = np.isfinite(data.y)
+        trials = np.zeros((len(settings.penalties), n, n_labels), np.float32)
+        for fold in np.unique(data.fold):
+            held = data.fold == fold
+            for labels in _together(known):
+                train = known[:, labels[0]] & ~held
+                fitted = _solve(data.x[train], data.y[np.ix_(train, labels)], settings.penalties)
+                for trial, (w, b) in zip(trials, fitted, strict=True):
+                    trial[np.ix_(held, labels)] = data.x[held] @ w + b
+        errors = np.nanmean((trials - data.y) ** 2, axis=1)  # (penalties, L)
+        best = errors.argmin(axis=0)
+        mean = np.take_along_axis(trials, best[None, None], axis=0)[0]
+        sigma = np.sqrt(errors.min(axis=0)).astype(np.float32)
+        weights, offset = np.zeros((data.x.shape[1], n_labels), np.float32), np.zeros(n_labels, np.float32)
+        for labels in _together(known):
+            train = known[:, labels[0]]
+            fitted = _solve(data.x[train], data.y[np.ix_(train, labels)], settings.penalties)
+            for i, label in enumerate(labels):
+                w, b = fitted[best[label]]
+                weights[:, label], offset[label] = w[:, i], b[i]
         model = cls(weights, offset, sigma)
         return Fitted(model, mean, np.broadcast_to(sigma, mean.shape), np.zeros(n_labels, np.float32))
 
@@ -69,11 +72,22 @@ class Ridge:
         return cls(tensors["weights"], tensors["offset"], tensors["sigma"])
 
 
-def _solve(x: np.ndarray, y: np.ndarray, penalty: float) -> tuple[np.ndarray, float]:
-    centre, level = x.mean(axis=0, dtype=np.float64), float(y.mean(dtype=np.float64))
+def _together(known: np.ndarray) -> list[list[int]]:
+    """Group labels that the same stars have (n, L): their equations have one matrix."""
+    groups: dict[bytes, list[int]] = {}
+    for label in range(known.shape[1]):
+        groups.setdefault(known[:, label].tobytes(), []).append(label)
+    return list(groups.values())
+
+
+def _solve(x: np.ndarray, y: np.ndarray, penalties: tuple[float, ...]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return weights (d, l) and offsets (l,) for each penalty, from one decomposition of inputs (n, d)."""
+    centre, level = x.mean(axis=0, dtype=np.float64), y.mean(axis=0, dtype=np.float64)
     z = x - centre
-    w = np.linalg.solve(z.T @ z + penalty * np.eye(x.shape[1]), z.T @ (y - level))
-    return w.astype(np.float32), level - float(centre @ w)
+    power, axes = np.linalg.eigh(z.T @ z)
+    projected = axes.T @ (z.T @ (y - level))  # (d, l)
+    weights = [axes @ (projected / (np.maximum(power, 0) + penalty)[:, None]) for penalty in penalties]
+    return [(w.astype(np.float32), level - centre @ w) for w in weights]
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from specdb.errors import TrainingError
-from specdb.heads.kinds import Fitted, HeadData, Report
+from specdb.heads.kinds import Alone, Fitted, HeadData, Report
 
-__all__ = ["EnsembleSettings", "MlpEnsemble", "absolute_error", "pace", "robust_loss"]
+__all__ = ["LOG_SIGMA", "EnsembleSettings", "MlpEnsemble", "absolute_error", "clip_members", "pace", "robust_loss"]
 
-_LOG_SIGMA = (-6.0, 3.0)  # of scaled labels: from 0.2 % to 20 standard deviations
+LOG_SIGMA = (-6.0, 3.0)  #: of scaled labels: from 0.2 % to 20 standard deviations
 _ROWS = 8192  # spectra per matrix product in `predict`
 
 
@@ -85,7 +85,7 @@ class _Network(nn.Module):
                     keep = torch.rand(x.shape, generator=generator) >= self.dropout
                     x = x * keep / (1 - self.dropout)
         mean, log_sigma = x.chunk(2, dim=-1)
-        return mean, log_sigma.clamp(*_LOG_SIGMA)
+        return mean, log_sigma.clamp(*LOG_SIGMA)
 
 
 class MlpEnsemble:
@@ -146,7 +146,7 @@ class MlpEnsemble:
                 raise TrainingError(f"the loss is not finite at step {step}; look for wild values among inputs and labels")
             optimiser.zero_grad(set_to_none=True)
             loss.sum().backward()
-            _clip(network, 1.0)
+            clip_members([p.grad for p in network.parameters() if p.grad is not None], 1.0)
             optimiser.step()
             if (step + 1) % every == 0 or step + 1 == settings.steps:
                 network.eval()
@@ -164,15 +164,20 @@ class MlpEnsemble:
         return cls(network).judged(data, left_out)
 
     def judged(self, data: HeadData, left_out: np.ndarray) -> Fitted:
-        """Return the ensemble with its out-of-fold predictions; `left_out` (M,) is the fold each member has not seen."""
+        """Return the ensemble with its out-of-fold predictions; `left_out` (M,): the fold that a member has not seen."""
         x = torch.from_numpy(data.x)
-        mean, sigma, spread = (np.empty_like(data.y) for _ in range(3))
-        for f in range(n_folds := int(left_out.max()) + 1):
-            h = np.flatnonzero(data.fold == f)
-            mean[h], sigma[h], spread[h] = self._mixture(x[h], np.flatnonzero(left_out == f))
+        n_folds = int(left_out.max()) + 1
         per_fold = len(left_out) // n_folds
+        mean, sigma, spread = (np.empty_like(data.y) for _ in range(3))
+        means, sigmas = (np.empty((per_fold, *data.y.shape), np.float32) for _ in range(2))
+        for f in range(n_folds):
+            h, members = np.flatnonzero(data.fold == f), np.flatnonzero(left_out == f)
+            mean[h], sigma[h], spread[h] = self._mixture(x[h], members)
+            for r, member in enumerate(members):
+                means[r, h], sigmas[r, h], _ = self._mixture(x[h], np.array([member]))
         between = spread.mean(axis=0) * per_fold / max(per_fold - 1, 1)  # variance of one member about the mean of many
-        return Fitted(self, mean, sigma, between * (1 / per_fold - 1 / len(left_out)))
+        excess = between * (1 / per_fold - 1 / len(left_out))
+        return Fitted(self, mean, sigma, excess, Alone(means, sigmas, len(left_out)))
 
     def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return means and sigmas (n, L), float32, of scaled inputs (n, d): those of the members' mixture."""
@@ -215,7 +220,7 @@ def _member(network: _Network, m: int, x: Tensor) -> tuple[Tensor, Tensor]:
         if i < last:
             x = x.relu_()
     mean, log_sigma = x.chunk(2, dim=-1)
-    return mean, log_sigma.clamp(*_LOG_SIGMA)
+    return mean, log_sigma.clamp(*LOG_SIGMA)
 
 
 def pace(step: int, steps: int) -> float:
@@ -239,10 +244,9 @@ def absolute_error(mean: Tensor, y: Tensor) -> Tensor:
     return ((y.nan_to_num(0.0) - mean).abs() * known).sum() / known.sum().clamp_min(1)
 
 
-def _clip(network: _Network, most: float) -> None:
-    """Clip each member's gradient on its own, so that members do not disturb one another."""
-    gradients = [p.grad for p in network.parameters() if p.grad is not None]
-    norm = sum((g**2).sum((1, 2)) for g in gradients) ** 0.5  # (M,)
-    factor = (most / norm.clamp_min(1e-12)).clamp_max(1.0)[:, None, None]
+def clip_members(gradients: list[Tensor], most: float) -> None:
+    """Clip each member's part of gradients (M, ...) on its own, so that members do not disturb one another."""
+    norm = sum((g**2).flatten(1).sum(1) for g in gradients) ** 0.5  # (M,)
+    factor = (most / norm.clamp_min(1e-12)).clamp_max(1.0)
     for g in gradients:
-        g.mul_(factor)
+        g.mul_(factor.view(-1, *[1] * (g.ndim - 1)))

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from specdb.errors import InputError
+from specdb.heads.diagnose import PosteriorChecks, card_checks, check_head
 from specdb.heads.head import Head
 from specdb.heads.inputs import Observed, gather_labelled
 from specdb.heads.measures import binned_figures, label_figures
@@ -37,6 +38,10 @@ class HeadEvaluation:
     ids : ndarray (n,), int64
     truth, mean, sigma : ndarray (n, L)
     snr : ndarray (n,)
+    pit : ndarray (n, L)
+        Share of each predicted distribution that lies below the truth.
+    posterior : PosteriorChecks, optional
+        Of a head that holds a joint posterior.
     """
 
     head: str
@@ -47,6 +52,8 @@ class HeadEvaluation:
     mean: np.ndarray
     sigma: np.ndarray
     snr: np.ndarray
+    pit: np.ndarray
+    posterior: PosteriorChecks | None = None
 
     def figures(self) -> dict[str, Any]:
         """Return per label the figures of all stars (see `specdb.heads.measures`) and in bins of S/N, Teff and [Fe/H]."""
@@ -59,6 +66,8 @@ class HeadEvaluation:
             columns = self.truth[:, i], self.mean[:, i], self.sigma[:, i]
             binned = {key: binned_figures(x, edges, *columns) for key, (x, edges) in by.items()}
             out["labels"][name] = label_figures(*columns) | {"by": binned}
+        if self.posterior is not None:
+            out["posterior"] = self.posterior.to_json()
         return out
 
 
@@ -89,7 +98,8 @@ def evaluate_head(store: Store, head: Head, labels: pa.Table | None = None) -> H
         here = at >= 0
         snr = observed.snr[at[here]]
         what = "training stars, each predicted by members that had not seen it"
-        return HeadEvaluation(card.name, what, head.label_names, t.ids[here], t.y[here], t.mean[here], t.sigma[here], snr)
+        stars = (column[here] for column in (t.ids, t.y, t.mean, t.sigma))
+        return HeadEvaluation(card.name, what, head.label_names, *stars, snr, t.pit[here], card_checks(card))
     missing = [name for name in head.label_names if name not in labels.column_names]
     if len(missing) == len(head.label_names):
         raise InputError(f"head {card.name} predicts {', '.join(head.label_names)}; the table has none of them")
@@ -111,7 +121,8 @@ def evaluate_head(store: Store, head: Head, labels: pa.Table | None = None) -> H
     data = data.take(strangers)
     prediction = head.predict(data.x)
     what = f"{len(np.unique(data.star))} stars that the head was not trained on"
-    return HeadEvaluation(card.name, what, head.label_names, data.ids, data.y, prediction.mean, prediction.sigma, data.snr)
+    found = data.ids, data.y, prediction.mean, prediction.sigma, data.snr, head.pit(data.x, data.y)
+    return HeadEvaluation(card.name, what, head.label_names, *found, check_head(head, data.x, data.y))
 
 
 def _siblings(store: Store, modality: str, ids: np.ndarray) -> np.ndarray:

@@ -4,115 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
+from scipy.special import ndtr, ndtri
 
 from specdb._version import __version__
 from specdb.errors import CheckpointError, InputError, TrainingError
+from specdb.heads.calibration import ROWS, out_of_fold_pit, share_below, sigma_factor
+from specdb.heads.card import HeadCard, LabelFacts, Prediction, Training
 from specdb.heads.config import Flag, HeadConfig
 from specdb.heads.kinds import Fitted, HeadData, HeadModel, Report, kind_class
+from specdb.heads.measures import label_figures
 from specdb.heads.scaling import Domain, InputScale, LabelScale
 from specdb.spectra.stars import split_stars
 from specdb.store.files import atomic_path, write_text
+
+if TYPE_CHECKING:
+    from specdb.heads.diagnose import PosteriorChecks
 
 __all__ = ["Head", "HeadCard", "LabelFacts", "Prediction", "Training", "fit_head"]
 
 #: Fewer stars with a label are not enough to fit and to calibrate.
 LEAST_STARS = 50
 
-_ONE_SIGMA = 0.6826894921370859
 _FORMAT = 1
+_DRAWS = 500  # of a posterior, for quantiles
 _PLAIN = ("name", "modality", "encoder", "weight_hash", "preparation", "data", "metrics")
-
-
-@dataclass(frozen=True)
-class LabelFacts:
-    """What is known about one label.
-
-    Attributes
-    ----------
-    name, unit, description : str
-    n : int
-        Training spectra that have it.
-    """
-
-    name: str
-    unit: str = ""
-    description: str = ""
-    n: int = 0
-
-
-@dataclass(frozen=True)
-class HeadCard:
-    """Where a head came from and what it may be used for.
-
-    Attributes
-    ----------
-    name : str
-    modality : str
-        Of the spectra that it reads.
-    encoder, weight_hash : str
-        That made the embeddings; empty where it reads pixels.
-    preparation : dict
-        Name and version of the preparation, where it reads pixels.
-    labels : tuple of LabelFacts
-    config : HeadConfig
-    data, metrics : dict
-        Where the labels came from; figures on stars left out.
-    """
-
-    name: str
-    modality: str
-    encoder: str
-    weight_hash: str
-    labels: tuple[LabelFacts, ...]
-    config: HeadConfig
-    preparation: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Labels of n spectra.
-
-    Attributes
-    ----------
-    mean, sigma : ndarray (n, L), float64
-        In the labels' units; NaN where the input is not finite.
-    flags : ndarray (n,), int32
-        Bits of `Flag`.
-    distance : ndarray (n,), float32
-        From the training cloud; above 1 is outside.
-    """
-
-    mean: np.ndarray
-    sigma: np.ndarray
-    flags: np.ndarray
-    distance: np.ndarray
-
-
-@dataclass(frozen=True)
-class Training:
-    """The stars that a head was trained on, with predictions that their own labels have not touched.
-
-    Attributes
-    ----------
-    ids : ndarray (n,), int64
-        spectrum_id.
-    y, mean, sigma : ndarray (n, L), float32
-        Labels (NaN where there is none) and out-of-fold predictions.
-    """
-
-    ids: np.ndarray
-    y: np.ndarray
-    mean: np.ndarray
-    sigma: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -133,26 +56,114 @@ class Head:
         """Names of the labels."""
         return self.labels.labels
 
-    def predict(self, x: np.ndarray) -> Prediction:
+    @property
+    def joint(self) -> bool:
+        """Whether it holds a joint posterior of its labels, from which `sample` draws."""
+        return hasattr(self.model, "sample")
+
+    def predict(self, x: np.ndarray, quantiles: Sequence[float] = ()) -> Prediction:
         """Predict labels of inputs (n, d), float32, as `specdb.heads.inputs` reads them.
+
+        A head that holds a posterior gives its median and half of the interval from 16 to 84 per cent.
 
         Raises
         ------
         InputError
-            For inputs of another dimension.
+            For inputs of another dimension, or quantiles that are not between 0 and 1.
         """
+        levels = np.asarray(quantiles, np.float64)
+        if ((levels <= 0) | (levels >= 1)).any():
+            raise InputError(f"the quantiles are {', '.join(map(str, quantiles))}; each must lie between 0 and 1")
+        z, finite = self._scaled(x)
+        middle, width = self.model.predict(z)
+        mean, sigma = self.labels.inverse(middle, width)
+        sigma *= self.factor
+        found = np.empty((len(x), len(self.label_names), len(levels)))
+        if levels.size:
+            shape = (len(levels), len(x), len(self.label_names))
+            found = self._quantiles(z, middle, width, levels).reshape(shape).transpose(1, 2, 0)
+        distance = self.domain.distance(z)
+        outside = ((mean < self.labels.low) | (mean > self.labels.high)).any(axis=1)
+        flags = outside * Flag.OUTSIDE_LABELS.value | (distance > 1) * Flag.OUTSIDE_INPUTS.value
+        mean[~finite] = sigma[~finite] = found[~finite] = np.nan
+        return Prediction(mean, sigma, np.where(finite, flags, Flag.NOT_FINITE.value).astype(np.int32), distance, found)
+
+    def sample(self, x: np.ndarray, n: int = 1000, seed: int = 0) -> np.ndarray:
+        """Draw from the joint posterior of the labels.
+
+        Parameters
+        ----------
+        x : ndarray (rows, d), float32
+            Inputs, as `specdb.heads.inputs` reads them.
+        n : int
+            Draws per row.
+        seed : int
+
+        Returns
+        -------
+        ndarray (rows, n, L), float32
+            In the labels' units, calibrated as the sigmas are; NaN where the input is not finite.
+
+        Raises
+        ------
+        InputError
+            For a head that predicts each label by itself, inputs of another dimension, or no draws.
+        """
+        self.require_joint()
+        if n < 1:
+            raise InputError(f"{n} draws were asked for; at least 1 is needed")
+        z, finite = self._scaled(x)
+        drawn = self._calibrated(self.model.sample(z, n, seed), self.model.predict(z)[0])  # type: ignore[attr-defined]
+        values = self.labels.values(drawn)
+        values[~finite] = np.nan
+        return values
+
+    def require_joint(self) -> None:
+        """Raise `InputError` for a head that predicts each label by itself."""
+        if not self.joint:
+            kind = self.card.config.kind
+            raise InputError(
+                f"head {self.card.name} is of kind {kind}, which predicts each label by itself; "
+                "train one with --kind posterior to draw from a joint posterior"
+            )
+
+    def pit(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return the share (n, L), float32, of the predicted distribution of inputs (n, d) that lies below labels y (n, L).
+
+        Where the distributions are right it is uniform from 0 to 1 (probability integral transform, Dawid 1984).
+        """
+        z, finite = self._scaled(x)
+        middle, width = self.model.predict(z)
+        scaled = np.where(finite[:, None], self.labels(y), np.nan)
+        if not self.joint:
+            return ndtr((scaled - middle) / (width * self.factor)).astype(np.float32)
+        asked = middle + (scaled - middle) / self.factor
+        parts = (slice(i, i + ROWS) for i in range(0, len(z), ROWS))
+        found = [share_below(self.model.sample(z[rows], _DRAWS), asked[rows]) for rows in parts]  # type: ignore[attr-defined]
+        return np.concatenate([np.empty((0, len(self.factor)), np.float32), *found])
+
+    def _scaled(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return scaled inputs, zeros in place of rows that are not finite, and which rows (n,) are finite."""
         d = len(self.inputs.mean)
         if x.ndim != 2 or x.shape[1] != d:
             raise InputError(f"inputs have the shape {x.shape}; head {self.card.name} reads (n, {d})")
         finite = np.isfinite(x).all(axis=1)
-        z = self.inputs(x if finite.all() else np.where(finite[:, None], x, 0))
-        mean, sigma = self.labels.inverse(*self.model.predict(z))
-        sigma *= self.factor
-        distance = self.domain.distance(z)
-        outside = ((mean < self.labels.low) | (mean > self.labels.high)).any(axis=1)
-        flags = outside * Flag.OUTSIDE_LABELS.value | (distance > 1) * Flag.OUTSIDE_INPUTS.value
-        mean[~finite] = sigma[~finite] = np.nan
-        return Prediction(mean, sigma, np.where(finite, flags, Flag.NOT_FINITE.value).astype(np.int32), distance)
+        return self.inputs(x if finite.all() else np.where(finite[:, None], x, 0)), finite
+
+    def _calibrated(self, draws: np.ndarray, middle: np.ndarray) -> np.ndarray:
+        """Stretch draws (n, s, L) about the middle (n, L) as the sigmas are."""
+        return middle[:, None] + self.factor.astype(np.float32) * (draws - middle[:, None])
+
+    def _quantiles(self, z: np.ndarray, middle: np.ndarray, width: np.ndarray, levels: np.ndarray) -> np.ndarray:
+        """Return quantiles (q, n, L) of the labels."""
+        if not self.joint:
+            return self.labels.values(middle + ndtri(levels)[:, None, None] * (width * self.factor))
+        parts = (slice(i, i + ROWS) for i in range(0, len(z), ROWS))
+        found = [
+            np.quantile(self._calibrated(self.model.sample(z[rows], _DRAWS), middle[rows]), levels, axis=1)  # type: ignore[attr-defined]
+            for rows in parts
+        ]
+        return self.labels.values(np.concatenate([np.empty((len(levels), 0, len(self.factor))), *found], axis=1))
 
     # -- on disk -------------------------------------------------------------------------------------------------------
 
@@ -226,10 +237,17 @@ class Head:
             )
             domain = Domain(arrays["domain.axes"], arrays["domain.edge"])
             inputs = InputScale(arrays["inputs.mean"], arrays["inputs.scatter"])
-            training = Training(*(arrays[f"training.{k}"] for k in Training.__dataclass_fields__))
+            training = _training(arrays)
             return cls(card, model, inputs, scale, domain, arrays["factor"], training)
         except (KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(f"head {folder.name} is damaged ({error}); train it again") from error
+
+
+def _training(arrays: dict[str, np.ndarray]) -> Training:
+    """Return the training stars of a saved head; heads of specdb before 0.2 hold no `pit`, which then follows from sigma."""
+    ids, y, mean, sigma = (arrays[f"training.{name}"] for name in ("ids", "y", "mean", "sigma"))
+    pit = arrays["training.pit"] if "training.pit" in arrays else ndtr((y - mean) / sigma)
+    return Training(ids, y, mean, sigma, pit)
 
 
 def fit_head(
@@ -245,8 +263,8 @@ def fit_head(
 ) -> Head:
     """Fit and calibrate a head.
 
-    Sigmas are scaled so that 68.3 per cent of the stars left out lie within one. Their predictions come from fewer members
-    than the ones that the head will make, which is taken into account.
+    Sigmas are scaled so that 68.3 per cent of new stars lie within one, judged by stars left out. Fewer members
+    predict these than will predict new stars, which is taken into account.
 
     Parameters
     ----------
@@ -321,16 +339,32 @@ def calibrated_head(
         When the sigmas cannot be calibrated.
     """
     names = scale_y.labels
-    factor = np.array([_factor(fitted.mean[:, i], fitted.sigma[:, i], data, i, fitted.excess[i]) for i in range(len(names))])
+    factor = np.array([sigma_factor(fitted, data.y, i) for i in range(len(names))])
     if not np.isfinite(factor).all():
         raise TrainingError(f"the sigmas of head {card.name} cannot be calibrated; look for wild values among the inputs")
     known = np.isfinite(y)
     facts = tuple(replace(f, n=int(known[:, i].sum())) for i, f in enumerate(card.labels))
     mean, sigma = scale_y.inverse(fitted.mean, fitted.sigma * factor)
     own = np.full(len(y), -1) if ids is None else ids
-    training = Training(own.astype(np.int64), *(a.astype(np.float32) for a in (y, mean, sigma)))
-    card = replace(card, labels=facts, metrics=card.metrics | {"left_out": _figures(y, mean, sigma, names)})
-    return Head(card, fitted.model, scale_x, scale_y, domain, factor, training)
+    pit = out_of_fold_pit(fitted, data.y, factor)
+    training = Training(own.astype(np.int64), *(a.astype(np.float32) for a in (y, mean, sigma, pit)))
+    metrics = card.metrics | {"left_out": {n: label_figures(y[:, i], mean[:, i], sigma[:, i]) for i, n in enumerate(names)}}
+    if fitted.draw is not None and (checks := _checks(fitted, data.y, factor, scale_y, y)) is not None:
+        metrics |= {"posterior": checks.to_json()}
+    return Head(replace(card, labels=facts, metrics=metrics), fitted.model, scale_x, scale_y, domain, factor, training)
+
+
+def _checks(
+    fitted: Fitted, scaled: np.ndarray, factor: np.ndarray, scale_y: LabelScale, y: np.ndarray
+) -> PosteriorChecks | None:
+    """Check the out-of-fold posteriors of the training stars."""
+    from specdb.heads.diagnose import check_draws, chosen_rows
+
+    rows = chosen_rows(scaled, 0)
+    assert fitted.draw is not None
+    middle = fitted.mean[rows][:, None]
+    draws = scale_y.values(middle + factor * (fitted.draw(rows) - middle))
+    return check_draws(draws, y[rows], scale_y.labels)
 
 
 def check_training(x: np.ndarray, y: np.ndarray, star: np.ndarray, names: tuple[str, ...]) -> None:
@@ -347,20 +381,3 @@ def check_training(x: np.ndarray, y: np.ndarray, star: np.ndarray, names: tuple[
             raise InputError(f"label {name} is known for {stars} stars; at least {LEAST_STARS} are needed")
         if np.ptp(y[known, i]) == 0:
             raise InputError(f"label {name} is {y[known, i][0]:g} for every star; there is nothing to learn")
-
-
-def _factor(mean: np.ndarray, sigma: np.ndarray, data: HeadData, label: int, excess: float) -> float:
-    """Return the factor on sigma for one label; `excess` is variance that the finished head will not have."""
-    y = data.y[:, label]
-    known = np.isfinite(y)
-    residual = (y - mean)[known]
-    width = float(np.quantile(np.abs(residual) / sigma[known], _ONE_SIGMA))
-    # For a normal distribution the median of the squares is 0.455 of the variance.
-    variance = max(float(np.median(residual**2)) / 0.4549364, 1e-12)
-    return width * float(np.sqrt(np.clip(1 - excess / variance, 0.5, 1)))
-
-
-def _figures(y: np.ndarray, mean: np.ndarray, sigma: np.ndarray, names: tuple[str, ...]) -> dict[str, dict[str, float]]:
-    from specdb.heads.measures import label_figures
-
-    return {name: label_figures(y[:, i], mean[:, i], sigma[:, i]) for i, name in enumerate(names)}

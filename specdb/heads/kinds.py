@@ -11,7 +11,7 @@ import numpy as np
 
 from specdb.errors import InputError
 
-__all__ = ["Fitted", "HeadData", "HeadModel", "Report", "head_kinds", "kind_class"]
+__all__ = ["Alone", "Fitted", "HeadData", "HeadModel", "Report", "head_kinds", "kind_class"]
 
 #: Receives the step and the mean validation error.
 Report = Callable[[int, float], None]
@@ -19,6 +19,7 @@ Report = Callable[[int, float], None]
 #: Kind -> module and class; imported when used, so that torch is loaded only for what needs it.
 _KINDS = {
     "mlp": ("specdb.heads.ensemble", "MlpEnsemble"),
+    "posterior": ("specdb.heads.posterior", "PosteriorEnsemble"),
     "ridge": ("specdb.heads.baselines", "Ridge"),
     "knn": ("specdb.heads.baselines", "Neighbours"),
 }
@@ -52,6 +53,23 @@ class HeadData:
 
 
 @dataclass(frozen=True)
+class Alone:
+    """Out-of-fold predictions by single members of an ensemble.
+
+    Attributes
+    ----------
+    mean, sigma : ndarray (r, n, L), float32
+        By each of the r members that have not seen a star.
+    members : int
+        Of the whole ensemble.
+    """
+
+    mean: np.ndarray
+    sigma: np.ndarray
+    members: int
+
+
+@dataclass(frozen=True)
 class Fitted:
     """A fitted model with its out-of-fold predictions, which no star's own label has touched.
 
@@ -62,12 +80,18 @@ class Fitted:
         Of the training stars, in scaled labels.
     excess : ndarray (L,), float32
         Variance that the out-of-fold means have beyond those of `model.predict`, because fewer members made them.
+    alone : Alone, optional
+        The same predictions by one member at a time, which tell better what more members will do than `excess` does.
+    draw : callable, optional
+        Of a joint posterior: rows (r,) of the training stars -> draws (r, s, L), by members that had not seen them.
     """
 
     model: HeadModel
     mean: np.ndarray
     sigma: np.ndarray
     excess: np.ndarray
+    alone: Alone | None = None
+    draw: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 class HeadModel(Protocol):

@@ -84,6 +84,14 @@ class LabelScale:
         """Scale errors (n, L) of labels y."""
         return (y_err / self._slope(y)).astype(np.float32)
 
+    def values(self, z: np.ndarray) -> np.ndarray:
+        """Return labels (..., L), float32, of scaled ones (..., L)."""
+        y = z.astype(np.float64) * self.scatter + self.mean
+        for i, name in enumerate(self.labels):
+            if name in _LOGARITHMIC:
+                y[..., i] = 10 ** y[..., i]
+        return y.astype(np.float32)
+
     def inverse(self, mean: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return labels and their sigmas (n, L), float64."""
         y = mean.astype(np.float64) * self.scatter + self.mean

@@ -15,7 +15,7 @@ from specdb.heads.inputs import LabelledInputs, gather_labelled, input_parts
 from specdb.heads.kinds import Report
 from specdb.store import Store
 
-__all__ = ["check_source", "head_folder", "list_heads", "load_head", "train_head"]
+__all__ = ["check_source", "head_folder", "input_source", "list_heads", "load_head", "train_head"]
 
 
 def head_folder(store: Store, name: str) -> Path:
@@ -117,7 +117,7 @@ def fit_on(
     report: Report | None = None,
 ) -> Head:
     """Fit a head on gathered data without saving it; see `train_head`."""
-    encoder, weights, preparation = _source(store, modality, config.inputs)
+    encoder, weights, preparation = input_source(store, modality, config.inputs)
     card = HeadCard(
         name=name,
         modality=modality,
@@ -147,7 +147,7 @@ def check_source(store: Store, head: Head) -> None:
         Where the database has no such embeddings.
     """
     card = head.card
-    encoder, weights, preparation = _source(store, card.modality, card.config.inputs)
+    encoder, weights, preparation = input_source(store, card.modality, card.config.inputs)
     if card.config.inputs == "pixels":
         if preparation != card.preparation:
             raise ProvenanceError(
@@ -160,8 +160,8 @@ def check_source(store: Store, head: Head) -> None:
         )
 
 
-def _source(store: Store, modality: str, inputs: str) -> tuple[str, str, dict[str, Any]]:
-    """Return encoder, weight hash and preparation of a kind of input."""
+def input_source(store: Store, modality: str, inputs: str) -> tuple[str, str, dict[str, Any]]:
+    """Return encoder, weight hash and preparation of a kind of input; what does not matter for it is empty."""
     part = input_parts(store, modality, inputs, store.default_encoder)[0]
     record = store.provenance(part)
     if inputs == "pixels":

@@ -260,7 +260,7 @@ def test_damaged_heads_are_refused(trained: Store, tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"inputs": "flux"}, "cannot read 'flux'; it reads one of shared, private, both, pixels"),
-        ({"kind": "forest"}, "no kind of head is called 'forest'; known: mlp, ridge, knn"),
+        ({"kind": "forest"}, "no kind of head is called 'forest'; known: mlp, posterior, ridge, knn"),
         ({"settings": {"depth": 3}}, "a mlp head has no setting depth; it has hidden, dropout"),
         ({"n_folds": 1}, "n_folds is 1; at least 2"),
     ],
