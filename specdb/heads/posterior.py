@@ -62,9 +62,9 @@ class PosteriorSettings:
     dropout: float = 0.2
     members_per_fold: int = 2
     draws: int = 500
-    steps: int = 1000
+    steps: int = 600
     batch_size: int = 128
-    lr: float = 1e-3
+    lr: float = 2e-3
     weight_decay: float = 1e-2
 
     def __post_init__(self) -> None:
