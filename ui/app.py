@@ -15,6 +15,9 @@ from ui.views.star import star
 
 st.set_page_config(page_title="specdb", page_icon="🔭", layout="wide")
 
+# Streamlit leaves a hand's breadth above and beside every page, which a map can use.
+st.html("<style>.stMainBlockContainer {padding: 4rem 2.5rem 2rem}</style>")
+
 if not admitted():
     st.error("This explorer is shared by an address with a token; ask who started it for the whole address.")
     st.stop()

@@ -8,28 +8,62 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from specdb.anomaly import Deviation
 from specdb.plots.spectra import LINE_MARKS, Curve, residuals
 from specdb.plots.style import COLOURS
-from ui.model import Cells
+from ui.maps import Cells
 
-__all__ = ["histogram_chart", "map_chart", "overlay_chart", "scatter_chart"]
+__all__ = ["ON_DARK", "histogram_chart", "map_chart", "one_to_one_chart", "overlay_chart", "scatter_chart"]
 
 _WAVELENGTH = "vacuum wavelength (Å)"
+_EXCESS, _DEFICIT = COLOURS[5], COLOURS[4]  # orange and light blue, told apart by their numbers, too
+
+#: Cividis without its darkest third, which a dark page would swallow.
+ON_DARK = [[0.0, "#5D6A8C"], [0.25, "#7C7B78"], [0.5, "#A59C74"], [0.75, "#D2C060"], [1.0, "#FEE838"]]
+
+
+#: Of the palette, those that stand out from a dark ground.
+_BRIGHT = (COLOURS[4], COLOURS[5], COLOURS[3], COLOURS[2], COLOURS[1])
 
 
 def _ink(dark: bool) -> str:
     return "#FFFFFF" if dark else "#000000"
 
 
-def overlay_chart(reference: Curve, others: Sequence[Curve], flux_label: str, *, dark: bool = False) -> go.Figure:
-    """Show spectra on one another, below what is left when the first is taken off; see `specdb.plots.spectra`."""
+def _palette(dark: bool) -> Sequence[str]:
+    return _BRIGHT if dark else COLOURS[:-1]
+
+
+def overlay_chart(
+    reference: Curve,
+    others: Sequence[Curve],
+    flux_label: str,
+    *,
+    deviations: Sequence[Deviation] = (),
+    dark: bool = False,
+    height: int = 0,
+) -> go.Figure:
+    """Show spectra on one another, below what is left when the first is taken off; see `specdb.plots.spectra`.
+
+    Parameters
+    ----------
+    reference : Curve
+    others : sequence of Curve
+    flux_label : str
+    deviations : sequence of Deviation
+        Stretches to shade and number, in the order given.
+    dark : bool
+        For a dark page.
+    height : int
+        Pixels; by default as high as the panels need.
+    """
     rows = 2 if others else 1
     figure = make_subplots(
         rows=rows, cols=1, shared_xaxes=True, vertical_spacing=0.03, row_heights=[0.68, 0.32] if others else [1.0]
     )
-    x = reference.wavelength
+    x, colours = reference.wavelength, _palette(dark)
     for i, (other, rest) in enumerate(zip(others, residuals(reference, others), strict=True)):
-        line = {"color": COLOURS[i % (len(COLOURS) - 1)], "width": 1}
+        line = {"color": colours[i % len(colours)], "width": 1}
         figure.add_scatter(
             x=other.wavelength, y=other.flux, name=other.name, line=line, legendgroup=other.name, row=1, col=1
         )
@@ -52,6 +86,13 @@ def overlay_chart(reference: Curve, others: Sequence[Curve], flux_label: str, *,
             x=x[filled], y=reference.flux[filled], mode="markers", marker=marker, name="repaired pixels", row=1, col=1
         )
     low, high = float(x[0]), float(x[-1])
+    for number, d in enumerate(deviations, 1):
+        figure.add_vrect(
+            x0=d.low, x1=d.high, fillcolor=_EXCESS if d.significance > 0 else _DEFICIT, opacity=0.3, line_width=0,
+            layer="below", row=1, col=1,
+            annotation={"text": f"<b>{number}{'▲' if d.significance > 0 else '▼'}</b>", "font": {"size": 12}},
+            annotation_position="bottom left",
+        )  # fmt: skip
     before, level = -np.inf, 0
     for name, at in LINE_MARKS.items():
         if low < at < high:
@@ -67,7 +108,7 @@ def overlay_chart(reference: Curve, others: Sequence[Curve], flux_label: str, *,
     if others:
         figure.update_yaxes(title="other − this", row=2, col=1)
     figure.update_layout(
-        height=570 if others else 390,
+        height=height or (570 if others else 390),
         margin={"l": 60, "r": 10, "t": 60, "b": 110},
         legend={"orientation": "h", "yref": "container", "y": 0.0, "yanchor": "bottom"},
         hovermode="x",
@@ -75,53 +116,114 @@ def overlay_chart(reference: Curve, others: Sequence[Curve], flux_label: str, *,
     return figure
 
 
-def map_chart(cells: Cells, colour: str, *, dark: bool = False) -> go.Figure:
-    """Show a map of embeddings: points, or squares that stand for many."""
+def map_chart(
+    cells: Cells,
+    colour: str,
+    *,
+    backdrop: Cells | None = None,
+    chosen: tuple[float, float] | None = None,
+    boxes: bool = False,
+    dark: bool = False,
+) -> go.Figure:
+    """Show a map of embeddings: points, or squares that stand for many; they are the first trace.
+
+    Parameters
+    ----------
+    cells : Cells
+        What can be clicked.
+    colour : str
+        What its values are.
+    backdrop : Cells, optional
+        All there is, in grey, where `cells` are only some.
+    chosen : (float, float), optional
+        Where a ring is drawn.
+    boxes : bool
+        Whether the mouse draws boxes, or pans and picks.
+    dark : bool
+        For a dark page.
+    """
     value = np.log10(cells.count) if cells.value is None else cells.value
     constant = cells.single and cells.value is None
     title = colour if cells.value is not None else "log10 number"
     finite = value[np.isfinite(value)]
     low, high = np.quantile(finite, [0.02, 0.98]) if finite.size else (0, 1)
-    marker = {
-        "size": 5,
-        "symbol": "circle" if cells.single else "square",
-        "color": COLOURS[4 if dark else 0] if constant else value,
-        "opacity": 0.85,
-    }
+    shape = {"size": 6 if cells.single else 5, "symbol": "circle" if cells.single else "square"}
+    marker = shape | {"color": COLOURS[4 if dark else 0] if constant else value.astype(np.float32), "opacity": 0.9}
     if not constant:
-        marker |= {"colorscale": "Cividis", "cmin": low, "cmax": high, "colorbar": {"title": {"text": title}}}
-    # Ids as text: the browser's numbers hold only 53 bits.
-    custom = np.stack([cells.ids.astype(str), cells.count.astype(str)], axis=1)
-    figure = go.Figure(
-        go.Scattergl(
-            x=cells.x,
-            y=cells.y,
-            mode="markers",
-            marker=marker,
-            customdata=custom,
-            hovertemplate="%{customdata[0]}<br>%{customdata[1]} spectra<extra></extra>",
-        )
-    )
+        scale = ON_DARK if dark else "Cividis"
+        marker |= {"colorscale": scale, "cmin": low, "cmax": high, "colorbar": {"title": {"text": title}, "thickness": 14}}
+    figure = go.Figure()
+    # Ids as text, as a browser's numbers hold only 53 bits; of cells the place in the list is enough.
+    shown = {"text": cells.ids.astype(str)} if cells.single else {"customdata": cells.count.astype(np.int32)}
+    says = "%{text}" if cells.single else "%{customdata} spectra"
+    figure.add_scattergl(
+        x=cells.x.astype(np.float32), y=cells.y.astype(np.float32), mode="markers", marker=marker,
+        hovertemplate=f"{says}<extra></extra>", unselected={"marker": {"opacity": 0.9}}, **shown,
+    )  # fmt: skip
+    if backdrop is not None:
+        grey = {"size": 5, "symbol": "square", "color": "#555555" if dark else "#CCCCCC", "opacity": 0.5}
+        figure.add_scattergl(
+            x=backdrop.x.astype(np.float32), y=backdrop.y.astype(np.float32), mode="markers", marker=grey, zorder=-1,
+            hoverinfo="skip", unselected={"marker": {"opacity": 0.5}},
+        )  # fmt: skip
+    if chosen is not None:
+        ring = {"size": 18, "symbol": "circle-open", "color": COLOURS[1], "line": {"width": 3}}
+        figure.add_scattergl(
+            x=[chosen[0]], y=[chosen[1]], mode="markers", marker=ring, hoverinfo="skip",
+            unselected={"marker": {"opacity": 1}},
+        )  # fmt: skip
     figure.update_xaxes(title="map x (no unit)", showgrid=False, zeroline=False)
     figure.update_yaxes(title="map y (no unit)", showgrid=False, zeroline=False)
     figure.update_layout(
-        height=600, margin={"l": 40, "r": 10, "t": 10, "b": 40}, dragmode="select", clickmode="event+select"
-    )
+        height=600, margin={"l": 40, "r": 10, "t": 30, "b": 40}, dragmode="select" if boxes else "pan",
+        clickmode="event" if boxes else "event+select", showlegend=False,
+    )  # fmt: skip
     return figure
 
 
-def histogram_chart(values: np.ndarray, label: str) -> go.Figure:
+def histogram_chart(values: np.ndarray, label: str, *, dark: bool = False) -> go.Figure:
     """Show how values are distributed, counted here rather than in the browser."""
     finite = values[np.isfinite(values)]
     count, edges = np.histogram(finite, bins=min(60, max(8, int(np.sqrt(len(finite) or 1)))))
     centre = (edges[1:] + edges[:-1]) / 2
-    figure = go.Figure(go.Bar(x=centre, y=count, width=np.diff(edges), marker={"color": COLOURS[0]}))
+    figure = go.Figure(go.Bar(x=centre, y=count, width=np.diff(edges), marker={"color": _palette(dark)[0]}))
     figure.update_layout(height=380, xaxis_title=label, yaxis_title="number", bargap=0.02, margin={"t": 10})
     return figure
 
 
-def scatter_chart(x: np.ndarray, y: np.ndarray, labels: tuple[str, str]) -> go.Figure:
+def scatter_chart(x: np.ndarray, y: np.ndarray, labels: tuple[str, str], *, dark: bool = False) -> go.Figure:
     """Show one column against another."""
-    figure = go.Figure(go.Scattergl(x=x, y=y, mode="markers", marker={"color": COLOURS[0], "size": 4, "opacity": 0.6}))
+    marker = {"color": _palette(dark)[0], "size": 4, "opacity": 0.6}
+    figure = go.Figure(go.Scattergl(x=x, y=y, mode="markers", marker=marker))
     figure.update_layout(height=460, xaxis_title=labels[0], yaxis_title=labels[1], margin={"t": 10})
+    return figure
+
+
+def one_to_one_chart(truth: np.ndarray, predictions: dict[str, np.ndarray], label: str, *, dark: bool = False) -> go.Figure:
+    """Show what several heads predict against the catalogue, above their differences from it.
+
+    Parameters
+    ----------
+    truth : ndarray (n,)
+    predictions : dict of str to ndarray (n,)
+        Name of the head -> what it says of the same spectra.
+    label : str
+        With its unit.
+    """
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.04, row_heights=[0.68, 0.32])
+    symbols = ("circle", "square-open", "diamond-open")
+    for i, (name, values) in enumerate(predictions.items()):
+        marker = {"color": _palette(dark)[i], "symbol": symbols[i % len(symbols)], "size": 5, "opacity": 0.6}
+        for row, y in ((1, values), (2, values - truth)):
+            figure.add_scattergl(
+                x=truth, y=y, mode="markers", marker=marker, name=name, legendgroup=name, showlegend=row == 1, row=row, col=1
+            )
+    low, high = (float(v) for v in np.nanquantile(truth, [0, 1])) if np.isfinite(truth).any() else (0.0, 1.0)
+    line = {"color": "#888888", "width": 1, "dash": "dash"}
+    for row, y in ((1, [low, high]), (2, [0, 0])):
+        figure.add_scatter(x=[low, high], y=y, mode="lines", line=line, showlegend=False, hoverinfo="skip", row=row, col=1)
+    figure.update_xaxes(title=f"catalogue {label}", row=2, col=1)
+    figure.update_yaxes(title=f"predicted {label}", row=1, col=1)
+    figure.update_yaxes(title="difference", row=2, col=1)
+    figure.update_layout(height=560, margin={"t": 30}, legend={"orientation": "h", "y": 1.06})
     return figure

@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
 from uuid import uuid4
 
-import numpy as np
 import pyarrow as pa
 
 from specdb.catalog import run_sql
-from specdb.catalog.selection import select_values
 from specdb.database import Database
-from specdb.errors import DatabaseError, InputError, SpecdbError
+from specdb.errors import InputError, SpecdbError
 from specdb.export import save_rows
 from specdb.rows import Rows
-from specdb.store import read_table
+from specdb.search.star import FLUX_LABELS
 
 __all__ = [
-    "Cells",
-    "MapPoints",
-    "bin_points",
-    "colour_columns",
-    "colour_values",
     "cone",
+    "flux_label",
     "plain_condition",
-    "read_map",
     "rows_as_bytes",
     "safe_message",
     "search_command",
+    "short_hash",
     "stamp",
     "view_url",
 ]
@@ -40,9 +34,6 @@ __all__ = [
 _log = logging.getLogger("specdb.ui")
 
 _PLAIN = re.compile(r"[\w\s.<>=!%'+\-*/,]*")
-
-#: Points in view above which cells are drawn instead.
-POINTS = 4000
 
 
 def safe_message(error: Exception, root: Path) -> str:
@@ -68,6 +59,16 @@ def stamp(db: Database) -> int:
         return (db.store.root / "manifest.json").stat().st_mtime_ns
     except FileNotFoundError:
         return 0
+
+
+def flux_label(modality: str) -> str:
+    """Say what a modality's prepared flux is relative to."""
+    return FLUX_LABELS.get(modality, "prepared flux")
+
+
+def short_hash(text: str) -> str:
+    """Return eight characters that stand for a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def view_url(page: str, **facts: object) -> str:
@@ -129,136 +130,3 @@ def cone(db: Database, ra: float, dec: float, radius_arcsec: float, name: str = 
         condition = f"in_cone(ra, dec, {here}, {float(radius_arcsec)!r})"
         order = f"separation_arcsec(ra, dec, {here})"
     return run_sql(db.store, f"SELECT {columns} FROM spectra WHERE {condition} ORDER BY {order} LIMIT 50", untrusted=True)
-
-
-# -- the map -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class MapPoints:
-    """A map of embeddings: `ids` (n,) int64 ascending, `x`, `y` (n,) float32, and what made it."""
-
-    ids: np.ndarray
-    x: np.ndarray
-    y: np.ndarray
-    provenance: dict
-
-
-def read_map(db: Database, modality: str) -> MapPoints:
-    """Return the stored map of a modality's embeddings.
-
-    Raises
-    ------
-    DatabaseError
-        Where there is none yet.
-    """
-    name = f"maps/{db.store.default_encoder}/{modality}.parquet"
-    if name not in db.store.manifest().files:
-        raise DatabaseError(f"{modality} has no map yet; `specdb map embed --modality {modality}` makes it")
-    table = read_table(db.store.root / name)
-    ids = table["spectrum_id"].to_numpy()
-    order = np.argsort(ids)
-    x, y = (table[axis].to_numpy()[order].astype(np.float32) for axis in ("x", "y"))
-    return MapPoints(ids[order], x, y, db.store.provenance(name))
-
-
-def colour_columns(db: Database, modality: str) -> dict[str, str]:
-    """Return what a map can be coloured by: words -> SQL expression."""
-    schema = Rows(run_sql(db.store, f'SELECT * FROM "{modality}" LIMIT 0')).rows.schema
-    numeric = {f.name: f.name for f in schema if pa.types.is_floating(f.type) or pa.types.is_integer(f.type)}
-    for hidden in ("spectrum_id", "gaia_source_id"):
-        numeric.pop(hidden, None)
-    found = {name: f'"{name}"' for name in numeric}
-    for folder in ("labels", "predictions", "anomalies"):
-        for name in db.store.tables(folder):
-            part = Path(name)
-            schema = read_table(db.store.root / name).schema
-            for f in schema:
-                if pa.types.is_floating(f.type) and (folder != "anomalies" or part.stem == modality):
-                    table = "anomalies" if folder == "anomalies" else part.stem
-                    found[f"{table}: {f.name}"] = f'"{table}"."{f.name}"'
-    return found
-
-
-def colour_values(db: Database, modality: str, expression: str, ids: np.ndarray) -> np.ndarray:
-    """Return a value of each of some ids (ascending), float64, NaN where it is unknown.
-
-    `expression` is one of those that `colour_columns` offers.
-    """
-    table = select_values(db.store, modality, {"value": f"CAST({expression} AS DOUBLE)"})
-    known = table["spectrum_id"].to_numpy()
-    values = table["value"].to_numpy(zero_copy_only=False).astype(np.float64)
-    at = np.minimum(np.searchsorted(ids, known), len(ids) - 1)
-    here = ids[at] == known
-    out = np.full(len(ids), np.nan)
-    out[at[here]] = values[here]
-    return out
-
-
-@dataclass(frozen=True)
-class Cells:
-    """What of a map is drawn: single points (`single`), or cells with their number of points.
-
-    Attributes
-    ----------
-    x, y : ndarray (c,)
-    ids : ndarray (c,), int64
-        The point, or one of the cell.
-    count : ndarray (c,), int64
-    value : ndarray (c,), float64 or None
-        Mean of the finite values in the cell.
-    single : bool
-    total : int
-        Points in view.
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-    ids: np.ndarray
-    count: np.ndarray
-    value: np.ndarray | None
-    single: bool
-    total: int
-
-
-def bin_points(
-    points: MapPoints,
-    view: tuple[float, float, float, float] | None = None,
-    value: np.ndarray | None = None,
-    cells: int = 128,
-) -> Cells:
-    """Reduce a map to what a screen can show.
-
-    Parameters
-    ----------
-    points : MapPoints
-    view : tuple of float, optional
-        x from, x to, y from, y to; all by default.
-    value : ndarray (n,), optional
-        Points without a finite value are left out.
-    cells : int
-        Per axis.
-    """
-    inside = np.ones(len(points.ids), bool) if value is None else np.isfinite(value)
-    if view is not None:
-        x0, x1, y0, y1 = view
-        inside &= (points.x >= x0) & (points.x <= x1) & (points.y >= y0) & (points.y <= y1)
-    rows = np.flatnonzero(inside)
-    if len(rows) <= POINTS:
-        chosen = None if value is None else value[rows]
-        return Cells(points.x[rows], points.y[rows], points.ids[rows], np.ones(len(rows), int), chosen, True, len(rows))
-    x, y = points.x[rows], points.y[rows]
-    x0, x1, y0, y1 = view or (float(x.min()), float(x.max()), float(y.min()), float(y.max()))
-    column = np.minimum(((x - x0) * (cells / max(x1 - x0, 1e-9))).astype(np.int32), cells - 1)
-    row = np.minimum(((y - y0) * (cells / max(y1 - y0, 1e-9))).astype(np.int32), cells - 1)
-    key = row * cells + column
-    count = np.bincount(key, minlength=cells * cells)
-    one = np.zeros(cells * cells, np.int64)
-    one[key] = points.ids[rows]  # any of the cell
-    used = np.flatnonzero(count)
-    mean = None
-    if value is not None:
-        mean = np.bincount(key, value[rows], minlength=cells * cells)[used] / count[used]
-    at_x = x0 + (used % cells + 0.5) * (x1 - x0) / cells
-    at_y = y0 + (used // cells + 0.5) * (y1 - y0) / cells
-    return Cells(at_x, at_y, one[used], count[used], mean, False, len(rows))

@@ -8,14 +8,27 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import streamlit as st
 
 from specdb.database import Database
 from specdb.errors import DatabaseError
+from specdb.export.samp import SampError, SampLink
 from specdb.store import Store
 from ui.model import safe_message, stamp
 
-__all__ = ["admitted", "choose_modality", "database", "fingerprint", "go_to", "guarded", "is_dark", "parameter", "remember"]
+__all__ = [
+    "admitted",
+    "choose_modality",
+    "database",
+    "fingerprint",
+    "go_to",
+    "guarded",
+    "is_dark",
+    "parameter",
+    "remember",
+    "samp_button",
+]
 
 
 def _root() -> Path:
@@ -101,3 +114,15 @@ def is_dark() -> bool:
     """Whether the browser shows the dark theme."""
     theme = getattr(st.context, "theme", None)
     return getattr(theme, "type", None) == "dark"
+
+
+def samp_button(table: pa.Table, name: str, key: str) -> None:
+    """Offer to hand a table to TOPCAT on the machine where the explorer runs."""
+    if st.button("send to TOPCAT", key=f"samp-{key}", help="over SAMP, on the machine where the explorer runs"):
+        try:
+            with SampLink() as link:
+                receivers = link.send(table, name, "topcat")
+        except SampError as error:
+            st.warning(str(error))
+        else:
+            st.success(f"sent to {', '.join(receivers)}")

@@ -44,7 +44,7 @@ def read_upload(db: Database, name: str, content: bytes, modality: str | None = 
     Parameters
     ----------
     db : Database
-        Its modalities are tried in turn.
+        Its modalities are tried in turn, then the others that specdb knows.
     name : str
         As the sender calls it; only the ending matters.
     content : bytes
@@ -68,7 +68,7 @@ def read_upload(db: Database, name: str, content: bytes, modality: str | None = 
         path = Path(folder) / f"upload{suffix}"
         path.write_bytes(content)
         try:
-            found = read_question(path, [modality] if modality else db.modalities)
+            found = read_question(path, [modality] if modality else db.modalities, foreign=modality is None)
         except (InputError, QueryError) as error:
             raise type(error)(str(error).replace(str(path), shown)) from None
         return Question(shown, spectra=found.spectra, modality=found.modality)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import secrets
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,9 @@ def server_command(app: Path, port: int, *, share: bool, headless: bool) -> list
         "client.toolbarMode": "minimal",
         "client.showErrorDetails": "none",
         "runner.fastReruns": "true",
+        # Of the colour-blind-safe palette, and readable on either ground.
+        "theme.light.primaryColor": "#0072B2",
+        "theme.dark.primaryColor": "#56B4E9",
     } | ({} if share else {"browser.serverAddress": "localhost"})
     options = [f"--{name}={value}" for name, value in settings.items()]
     return [sys.executable, "-m", "streamlit", "run", str(app), *options]
@@ -73,6 +77,8 @@ def ui(db: Path, port: int, share: bool, headless: bool) -> None:
     environment = os.environ | {"SPECDB_UI_DB": str(db.resolve()), "SPECDB_UI_TOKEN": token}
     environment.pop("STREAMLIT_CONFIG_FILE", None)
     process = subprocess.Popen(server_command(app, port, share=share, headless=headless or share), env=environment)
+    # Who stops this command means the server, too.
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         sys.exit(process.wait())
     except KeyboardInterrupt:

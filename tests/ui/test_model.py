@@ -15,7 +15,8 @@ pytest.importorskip("streamlit")
 
 from specdb.cli.ui import server_command
 from specdb.errors import InputError, QueryError
-from ui.model import MapPoints, bin_points, plain_condition, safe_message, search_command, view_url
+from ui.maps import MapPoints, bin_points
+from ui.model import plain_condition, safe_message, search_command, view_url
 from ui.uploads import MOST_UNPACKED, check_upload
 
 

@@ -118,7 +118,7 @@ def test_a_shared_explorer_asks_for_its_token(demo: TwoModalities, monkeypatch: 
 def test_the_map_is_repeatable_and_shown(demo: TwoModalities, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("umap")
     from indexer.map_embed import MapSettings, embed_map
-    from ui.model import read_map
+    from ui.maps import read_map
 
     db = open_database(demo.db)
     settings = MapSettings(sample=10, neighbours=4)

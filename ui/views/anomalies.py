@@ -9,13 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import streamlit as st
 
-from specdb.anomaly import Mark, add_marks, anomaly_list, anomaly_table
+from specdb.anomaly import Mark, add_marks, anomaly_list, anomaly_table, deviations_of, latest_marks
 from specdb.database import Database
 from specdb.plots.style import COLOURS, new_figure
-from specdb.search.star import FLUX_LABELS, curves_of
+from specdb.search.star import curves_of
 from ui.charts import overlay_chart
-from ui.model import rows_as_bytes
-from ui.shell import choose_modality, database, fingerprint, go_to, is_dark, parameter, remember
+from ui.model import flux_label, rows_as_bytes
+from ui.peek import look, name_deviations
+from ui.shell import choose_modality, database, fingerprint, go_to, is_dark, parameter, remember, samp_button
 
 __all__ = ["anomalies"]
 
@@ -32,6 +33,8 @@ def _thumbnail(_db: Database, changed: int, modality: str, spectrum_id: int) -> 
     curve = curves_of(_db.spectra([spectrum_id], modality), modality)[0]
     figure, axes = new_figure(3.2, 1.5)
     axes.plot(curve.wavelength, curve.flux, color=COLOURS[0], lw=0.6)
+    for d in deviations_of(_db, modality, spectrum_id):
+        axes.axvspan(d.low, d.high, color=COLOURS[5 if d.significance > 0 else 4], alpha=0.35, lw=0)
     axes.set_xlabel("vacuum wavelength (Å)", fontsize=6)
     axes.tick_params(labelsize=6)
     low, high = np.nanquantile(curve.flux, [0.001, 0.999])
@@ -73,6 +76,7 @@ def anomalies() -> None:
                 st.caption(f"score {row['score']:.2f} · {row['spectrum_id']} · {row['reason'] or 'no single reason'}")
         st.download_button("queue as VOTable", rows_as_bytes(_plain(queue), ".vot"), f"anomalies-{modality}.vot")
         st.download_button("queue as CSV", rows_as_bytes(_plain(queue), ".csv"), f"anomalies-{modality}.csv")
+        samp_button(_plain(queue), f"anomalies of {modality}", "queue")
 
 
 def _plain(queue: pa.Table) -> pa.Table:
@@ -100,11 +104,20 @@ def _desk(db: Database, modality: str, queue: pa.Table, place: int) -> None:
     st.subheader(f"{place + 1} of {queue.num_rows}: {spectrum}")
     judged = f" · judged: {row['mark']}" if row["mark"] else ""
     st.write(f"score **{row['score']:.2f}** (p = {row['p_value']:.2g}) · {row['reason'] or 'no single reason'}{judged}")
-    curve = curves_of(db.spectra([spectrum], modality), modality)[0]
-    st.plotly_chart(
-        overlay_chart(curve, [], FLUX_LABELS[modality], dark=is_dark()), key=f"desk-{spectrum}", alt=str(spectrum)
+    found = look(db, fingerprint(), modality, spectrum)
+    beside = st.toggle("lay its nearest neighbours beside it", parameter("beside") == "1", key="desk-beside")
+    remember(beside="1" if beside else None)
+    chart = overlay_chart(
+        found.curve,
+        found.neighbours if beside else [],
+        flux_label(modality),
+        deviations=found.deviations,
+        dark=is_dark(),
     )
-    note = st.text_input("note", key=f"note-{spectrum}", max_chars=500)
+    st.plotly_chart(chart, key=f"desk-{spectrum}-{beside}", alt=f"spectrum {spectrum}, deviating stretches shaded")
+    name_deviations(found.deviations)
+    before = latest_marks(db, modality).get(spectrum)
+    note = st.text_input("note", before.note if before else "", key=f"note-{spectrum}", max_chars=500)
     columns = st.columns(6)
     for column, (mark, key) in zip(columns, (("accept", "a"), ("reject", "x"), ("unsure", "u")), strict=False):
         if column.button(mark, key=f"mark-{mark}", shortcut=key):
@@ -118,6 +131,7 @@ def _desk(db: Database, modality: str, queue: pa.Table, place: int) -> None:
         st.rerun()
     if columns[5].button("neighbours"):
         go_to("star", id=spectrum, modality=modality)
+    st.caption("Keys: a accept, x reject, u unsure, s skip, b back.")
     scores = {n: row[f"{n}_p"] for n in row if f"{n}_p" in row and row[f"{n}_p"] is not None}
     with st.expander("scores of the methods (p-values)"):
         st.dataframe([scores], hide_index=True)

@@ -1,32 +1,19 @@
-"""One spectrum: itself, its neighbours in every modality, translation, labels, downloads."""
+"""One spectrum: picked by id, position, name or upload; `ui.views.star_tabs` shows it."""
 
 from __future__ import annotations
 
-import io
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pyarrow as pa
 import streamlit as st
 
 from specdb.database import Database
-from specdb.errors import SpecdbError
-from specdb.export.samp import SampLink
-from specdb.plots.spectra import Curve
 from specdb.search.asked import modality_of
-from specdb.search.joins import labels_of
-from specdb.search.star import FLUX_LABELS, StarView, card, star_view
-from specdb.spectra import Spectra, get_modality
-from ui.charts import overlay_chart
-from ui.model import cone, plain_condition, rows_as_bytes, safe_message, search_command, view_url
-from ui.shell import choose_modality, database, fingerprint, go_to, is_dark, parameter, remember
+from specdb.search.star import StarView, star_view
+from specdb.spectra import Spectra
+from ui.model import cone, plain_condition
+from ui.shell import choose_modality, database, fingerprint, go_to, parameter, remember
 from ui.uploads import MOST_BYTES, SUFFIXES, read_upload
+from ui.views.star_tabs import Shown, show
 
 __all__ = ["star"]
-
-_FACTS = ("object_name", "class", "subclass", "ra", "dec", "snr", "n_repaired", "z", "mjd", "release")
-_SHOWN = ("rank", "score", "spectrum_id", "object_name", "ra", "dec", "snr", "class", "subclass", "z")
 
 
 @st.cache_data(max_entries=64, ttl=3600, show_spinner="searching")
@@ -75,7 +62,7 @@ def star() -> None:
         else:
             view = _view(db, fingerprint(), question, modality, k, where, exclude)
             name = str(question)
-        _show(db, view, name, k, where, exclude)
+        show(db, Shown(view, name, k, where, exclude))
 
 
 def _uploaded(db: Database, modality: str) -> tuple[Spectra | None, str, str]:
@@ -111,142 +98,7 @@ def _by_position(db: Database) -> None:
 
 def _example(db: Database, modality: str) -> None:
     st.write("Pick a spectrum on the left, or begin with one of these:")
-    ids = db.store.column(db.store.spectra_parts(modality)[:1], "spectrum_id")
-    for i in next(ids).to_pylist()[:6]:
+    ids = next(db.store.column(db.store.spectra_parts(modality)[:1], "spectrum_id"), None)
+    for i in [] if ids is None else ids.slice(0, 6).to_pylist():
         if st.button(str(i), key=f"example-{i}"):
             go_to("star", id=i, modality=modality)
-
-
-def _show(db: Database, view: StarView, name: str, k: int, where: str | None, exclude: bool) -> None:
-    st.subheader(f"{name} · {get_modality(view.modality).title}")
-    facts = {n: view.facts[n] for n in _FACTS if n in view.facts}
-    st.caption(" · ".join(f"{n} {v:.5g}" if isinstance(v, float) else f"{n} {v}" for n, v in facts.items()))
-    for what, why in view.problems.items():
-        st.info(f"No {what}: {safe_message(SpecdbError(why), db.store.root)}")
-    names = ["Spectrum", *(f"Neighbours in {m}" for m in view.hits), "Labels and scores", "Take it along"]
-    tabs = st.tabs(names)
-    label = FLUX_LABELS[view.modality]
-    with tabs[0]:
-        chart = overlay_chart(view.curve, [], label, dark=is_dark())
-        st.plotly_chart(chart, key="spectrum", alt=f"prepared spectrum {name}")
-        repaired = 0 if view.curve.repaired is None else int(view.curve.repaired.sum())
-        st.caption(
-            f"The prepared spectrum as the encoder sees it; {repaired} of {len(view.curve.flux)} pixels have no weight."
-        )
-    for tab, modality in zip(tabs[1:], view.hits, strict=False):
-        with tab:
-            _neighbours(db, view, modality, name)
-    with tabs[-2]:
-        _labels(db, view)
-    with tabs[-1]:
-        _take_along(view, name, k, where, exclude)
-
-
-def _neighbours(db: Database, view: StarView, modality: str, name: str) -> None:
-    hits = view.hits[modality]
-    others = view.neighbours(modality)
-    shown = st.multiselect("shown", [c.name for c in others], [c.name for c in others[:3]], key=f"shown-{modality}")
-    reference = view.curve
-    if modality != view.modality:
-        if modality not in view.translations:
-            st.info("There is no translation into this modality, so neighbours are shown by themselves.")
-            reference = others[0] if others else reference
-        else:
-            found = view.translations[modality]
-            reference = Curve(f"{name} translated", found.wavelength, found.flux[0], found.sigma[0])
-            observed = next((c for c in others if c.name.split(" ")[0] == str(view.facts.get("gaia_source_id"))), None)
-            if observed is not None:
-                st.success("The star itself is among the answers: compare its observed with the translated spectrum.")
-            if not found.calibrated:
-                st.caption("The band is the spread of the prediction; it was not calibrated on held-out pairs.")
-    curves = [c for c in others if c.name in shown and c is not reference]
-    chart = overlay_chart(reference, curves, FLUX_LABELS[modality], dark=is_dark())
-    st.plotly_chart(chart, key=f"overlay-{modality}", alt=f"nearest {modality} spectra of {name}, with residuals")
-    st.caption(f"{hits.index.certificate}. Solid lines and residuals: other − this.")
-    table = hits.rows.select([n for n in _SHOWN if n in hits.rows.column_names])
-    table = _with_labels(db, table)
-    picked = st.dataframe(
-        _readable(table), hide_index=True, on_select="rerun", selection_mode="single-row", key=f"table-{modality}"
-    )
-    chosen = picked["selection"]["rows"]
-    if chosen and st.button("look at the chosen one", key=f"open-{modality}"):
-        go_to("star", id=table["spectrum_id"][chosen[0]].as_py(), modality=modality)
-
-
-def _readable(table: pa.Table) -> pa.Table:
-    """Turn ids into text: a browser's numbers hold only 53 bits."""
-    at = table.column_names.index("spectrum_id")
-    return table.set_column(at, "spectrum_id", table["spectrum_id"].cast(pa.string()))
-
-
-def _tables(db: Database, folders: tuple[str, ...]) -> list[str]:
-    return [Path(name).stem for folder in folders for name in db.store.tables(folder)]
-
-
-def _with_labels(db: Database, table: pa.Table) -> pa.Table:
-    ids = table["spectrum_id"].to_numpy()
-    for name in _tables(db, ("labels", "predictions")):
-        try:
-            found = labels_of(db, name, ids)
-        except SpecdbError:
-            continue  # a table of another modality, without a view by that name
-        for column in found.schema:
-            if found[column.name].null_count < len(ids):
-                table = table.append_column(column, found[column.name])
-    return table
-
-
-def _labels(db: Database, view: StarView) -> None:
-    if view.spectrum_id is None:
-        st.info("Labels, predictions and anomaly scores are known of spectra in the database.")
-        return
-    ids = np.array([view.spectrum_id])
-    any_known = False
-    tables = _tables(db, ("labels", "predictions"))
-    if f"anomalies/{view.modality}.parquet" in db.store.tables("anomalies"):
-        tables.append("anomalies")
-    for name in tables:
-        try:
-            row = labels_of(db, name, ids).to_pylist()[0]
-        except SpecdbError:
-            continue
-        known = {key.removeprefix(f"{name}_"): value for key, value in row.items() if value is not None}
-        if known:
-            any_known = True
-            st.markdown(f"**{name}**")
-            st.dataframe([known], hide_index=True)
-    if not any_known:
-        st.info(
-            "Nothing is known of it yet: `specdb labels add` brings catalogues, `specdb heads predict` predictions, "
-            "`specdb anomalies` scores."
-        )
-
-
-def _take_along(view: StarView, name: str, k: int, where: str | None, exclude: bool) -> None:
-    st.markdown("**The same without a browser**")
-    st.code(search_command(name, view.modality, k, where, exclude), language="bash")
-    if view.spectrum_id is not None:
-        address = view_url("star", id=view.spectrum_id, modality=view.modality, k=k, where=where)
-        st.caption(f"address of this view: `/{address}`")
-    if view.hits and st.button("make the card (figure)"):
-        figure = card(view)
-        for kind in ("png", "pdf"):
-            held = io.BytesIO()
-            figure.savefig(held, format=kind, dpi=130)
-            st.download_button(f"card as {kind.upper()}", held.getvalue(), f"{Path(name).stem}.{kind}", key=f"card-{kind}")
-    for modality, hits in view.hits.items():
-        table = hits.rows.drop_columns([c for c in ("flux", "ivar", "source_file") if c in hits.rows.column_names])
-        left, middle, right = st.columns(3)
-        for column, suffix, kind in ((left, ".vot", "VOTable"), (middle, ".csv", "CSV")):
-            content: Any = _content(table, suffix)
-            column.download_button(
-                f"{modality} as {kind}", content, f"{Path(name).stem}-{modality}{suffix}", key=f"down-{modality}-{suffix}"
-            )
-        if right.button("send to TOPCAT", key=f"samp-{modality}"):
-            with SampLink() as link:
-                receivers = link.send(table, f"neighbours of {name}", "topcat")
-            st.success(f"sent to {', '.join(receivers)}")
-
-
-def _content(table: pa.Table, suffix: str) -> bytes:
-    return rows_as_bytes(table, suffix)
