@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,13 @@ from indexer.embedding import EmbeddingBuffer, EmbeddingSettings, embed_missing,
 from indexer.indexing import IndexReport, IndexSettings, update_index
 from indexer.ingest import IngestReport, IngestSettings, ingest
 from indexer.progress import Progress
-from specdb.encoders import default_encoder_name, encoder_folder, list_encoders, load_card, load_encoder
-from specdb.spectra import expand_sources, modality_for_survey
+from specdb.encoders import Encoder, default_encoder_name, encoder_folder, list_encoders, load_card, load_encoder
+from specdb.spectra import Modality, expand_sources, modality_for_survey
 from specdb.store import Store
 
 __all__ = ["BuildReport", "build_index", "embed_survey", "index_survey", "ingest_survey"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def build_index(
     db : path-like
         Database folder; made when it does not exist.
     survey : str
-        ``lamost`` or ``gaia-xp``.
+        ``lamost``, ``gaia-xp``, ``sdss`` or ``desi``.
     inputs : sequence of path-like
         Files, folders, globs, tar archives, ``@lists`` of paths.
     encoder : str, optional
@@ -69,6 +72,7 @@ def build_index(
     store = _open_or_create(Path(db), encoder)
     model = load_encoder(encoder or store.encoder_location)
     buffer = EmbeddingBuffer(model, modality, embedding or EmbeddingSettings())
+    _caution(model, modality)
     with store.writing() as writer:
         require_compatible(writer, buffer)
         report = ingest(writer, modality, inputs, settings=ingest_settings, buffer=buffer, progress=progress)
@@ -106,6 +110,7 @@ def embed_survey(
     store = Store.open(Path(db))
     model = load_encoder(encoder or store.encoder_location)
     buffer = EmbeddingBuffer(model, modality_for_survey(survey), settings or EmbeddingSettings())
+    _caution(model, buffer.modality)
     with store.writing() as writer:
         return embed_missing(writer, buffer, progress)
 
@@ -125,6 +130,18 @@ def index_survey(
     name = modality_for_survey(survey).name
     with store.writing() as writer:
         return update_index(writer, name, model.name, model.weight_hash, settings, rebuild, announce)
+
+
+def _caution(encoder: Encoder, modality: Modality) -> None:
+    """Say it once where an encoder meets an instrument that it was not trained on."""
+    if modality.name in encoder.served and modality.name not in encoder.modalities:
+        logger.warning(
+            "encoder %s was trained on %s, not on %s, whose spectra are prepared to look alike: differences between the "
+            "instruments that the preparation leaves are in the embeddings",
+            encoder.name,
+            encoder.input_of(modality.name),
+            modality.name,
+        )
 
 
 def _open_or_create(root: Path, encoder: str | None) -> Store:

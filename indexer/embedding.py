@@ -13,7 +13,7 @@ from indexer.prefetch import prefetch
 from indexer.progress import NoProgress, Progress
 from specdb.encoders import Encoder
 from specdb.errors import InputError, ProvenanceError
-from specdb.spectra import Modality
+from specdb.spectra import Modality, get_modality
 from specdb.store import Store, Writer, embedding_table, matrix, read_table
 
 __all__ = ["EmbeddingBuffer", "EmbeddingSettings", "embed_missing", "require_compatible"]
@@ -94,13 +94,14 @@ def _unit_table(ids: np.ndarray, vectors: dict[str, np.ndarray], encoder: Encode
 def require_compatible(writer: Writer, buffer: EmbeddingBuffer) -> None:
     """Refuse an encoder that does not fit the preparation, or the embeddings already stored under its name."""
     modality, encoder = buffer.modality, buffer.encoder
-    if modality.name not in encoder.modalities:
+    if modality.name not in encoder.served:
         raise InputError(
-            f"encoder {encoder.name} does not encode {modality.name}, only {', '.join(encoder.modalities)}; "
+            f"encoder {encoder.name} does not encode {modality.name}, only {', '.join(encoder.served)}; "
             f"`specdb ingest {modality.survey}` stores the spectra, embedding them needs another --encoder"
         )
-    trained = encoder.preparation[modality.name]
-    actual = (modality.preparation.name, modality.preparation.version)
+    like = get_modality(encoder.input_of(modality.name))
+    trained = encoder.preparation[like.name]
+    actual = (like.preparation.name, like.preparation.version)
     if tuple(trained) != actual:
         raise ProvenanceError(
             f"encoder {encoder.name} was trained on preparation {trained[0]} version {trained[1]}, "

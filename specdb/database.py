@@ -112,7 +112,8 @@ class Database:
             When it was built from another encoder's embeddings.
         """
         if modality not in self.modalities:
-            raise QueryError(f"the database has no modality {modality!r}; it has {', '.join(self.modalities) or 'none'}")
+            has = ", ".join(self.modalities) or "none"
+            raise QueryError(f"the database has no modality {modality!r}; it has {has}: name one with --to (to=...)")
         name = self.store.default_encoder
         folder = self.store.index_folder(name, modality)
         try:

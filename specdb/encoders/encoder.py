@@ -16,6 +16,7 @@ from specdb.encoders.config import ClipConfig, XpAutoencoderConfig
 from specdb.encoders.lrs import LrsTransformer
 from specdb.encoders.xp import XpAutoencoder, XpTransformer
 from specdb.errors import InputError
+from specdb.spectra.modalities import get_modality, modality_names
 
 __all__ = ["Encoder", "EncoderModel", "has_native_bfloat16"]
 
@@ -48,6 +49,9 @@ class Encoder:
     card : Card
     name : str
     modalities : tuple of str
+        Those that its weights were trained on.
+    served : tuple of str
+        Those that it can encode: also spectra of other instruments that are prepared to look like the trained ones.
     weight_hash : str
         64 hexadecimal digits; the first 16 are enough to show.
     metric : str
@@ -81,8 +85,28 @@ class Encoder:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Modalities that it can encode."""
+        """Modalities that its weights were trained on."""
         return self.model.modalities
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """Modalities that it can encode: the trained ones, and those whose prepared spectra look like them."""
+        alike = (name for name in modality_names() if get_modality(name).encoded_as in self.modalities)
+        return (*self.modalities, *alike)
+
+    def input_of(self, modality: str) -> str:
+        """Return the trained modality as which spectra are encoded: their own, or the one that they are made to look like.
+
+        Raises
+        ------
+        InputError
+            For a modality that the encoder has no input for.
+        """
+        if modality in self.modalities:
+            return modality
+        if modality in self.served:
+            return get_modality(modality).encoded_as
+        raise InputError(f"encoder {self.name} knows no {modality!r}; it encodes {', '.join(self.served)}")
 
     @property
     def preparation(self) -> Mapping[str, tuple[str, int]]:
@@ -91,8 +115,7 @@ class Encoder:
 
     def outputs(self, modality: str) -> dict[str, int]:
         """Return the dimension of each embedding: ``shared`` and, in a split model, ``private``."""
-        self._require(modality)
-        return self.model.outputs(modality)
+        return self.model.outputs(self.input_of(modality))
 
     def n_grid(self, modality: str) -> int:
         """Return how many samples a prepared spectrum must have."""
@@ -151,6 +174,7 @@ class Encoder:
             For an unknown modality, device or precision, a wrong shape, or values that are not finite.
         """
         flux = self._check(flux, modality)
+        trained = self.input_of(modality)
         if batch_size is None:
             batch_size = self.batch_size(modality, device)
         elif batch_size < 1:
@@ -163,7 +187,7 @@ class Encoder:
                 batch = rows
                 if pad and len(rows) < batch_size:
                     batch = np.concatenate([rows, np.broadcast_to(rows[:1], (batch_size - len(rows), rows.shape[1]))])
-                embeddings = model.embed(torch.tensor(batch, device=where), modality)  # dict of (batch, d)
+                embeddings = model.embed(torch.tensor(batch, device=where), trained)  # dict of (batch, d)
                 if normalise:
                     embeddings["shared"] = F.normalize(embeddings["shared"], dim=1)
                 for name, values in embeddings.items():
@@ -171,13 +195,8 @@ class Encoder:
         return out
 
     def _backbone(self, modality: str) -> Any:
-        self._require(modality)
-        config = self.model.config
-        return getattr(config, modality) if isinstance(config, ClipConfig) else config
-
-    def _require(self, modality: str) -> None:
-        if modality not in self.modalities:
-            raise InputError(f"encoder {self.name} knows no {modality!r}; it encodes {', '.join(self.modalities)}")
+        trained, config = self.input_of(modality), self.model.config
+        return getattr(config, trained) if isinstance(config, ClipConfig) else config
 
     def _check(self, flux: np.ndarray, modality: str) -> np.ndarray:
         n_grid = self.n_grid(modality)

@@ -70,7 +70,7 @@ def ask(db: Database, query: Query, modality: str | None) -> Asked:
     QueryError
         For a query that makes no sense.
     """
-    question = parse_question(query, [modality] if modality else db.modalities)
+    question = parse_question(query, [modality] if modality else db.modalities, foreign=modality is None)
     if question.spectrum_id is not None:
         ids = np.array([question.spectrum_id])
         return _of_ids(db, ids, modality or modality_of(db, question.spectrum_id))

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from specdb.errors import DatabaseError, InputError, QueryError, ReadError
-from specdb.spectra import Modality, Prepared, Source, Spectra, get_modality
-from specdb.spectra.readers import read_source
+from specdb.spectra import Modality, Prepared, Source, Spectra, get_modality, modality_names
+from specdb.spectra.readers import get_reader, read_source
 from specdb.store import Store, open_parts, readable
 
 if TYPE_CHECKING:
@@ -50,15 +50,15 @@ class Question:
     modality: str | None = None
 
 
-def parse_question(query: Query, modalities: list[str]) -> Question:
-    """Tell an id from a file name from arrays.
+def parse_question(query: Query, modalities: list[str], foreign: bool = False) -> Question:
+    """Tell an id from a file name from arrays; `foreign` as in `read_question`.
 
     Raises
     ------
     QueryError
         For a string that is neither a whole number nor an existing file.
     ReadError
-        For a file that none of the database's modalities can read.
+        For a file that none of the modalities can read.
     """
     if isinstance(query, Spectra):
         if len(query) != 1:
@@ -73,19 +73,33 @@ def parse_question(query: Query, modalities: list[str]) -> Question:
         raise QueryError(f"{text} is a folder; a query is one spectrum file or a spectrum_id")
     if not Path(text).is_file():
         raise QueryError(f"{text!r} is neither a spectrum_id (a whole number) nor an existing file")
-    return read_question(Path(text), modalities)
+    return read_question(Path(text), modalities, foreign)
 
 
-def read_question(path: Path, modalities: list[str]) -> Question:
-    """Read the one spectrum of a file as the first modality that recognises it."""
+def read_question(path: Path, modalities: list[str], foreign: bool = False) -> Question:
+    """Read the one spectrum of a file as the first modality that recognises it.
+
+    Parameters
+    ----------
+    path : Path
+    modalities : list of str
+        Tried in this order.
+    foreign : bool
+        Then try the modalities that specdb knows besides, by their surveys' own formats: a spectrum can be searched for where
+        there are none of its kind.
+    """
     declined: list[str] = []
-    for name in modalities:
+    others = [name for name in modality_names() if name not in modalities] if foreign else []
+    for name in [*modalities, *others]:
+        readers = get_modality(name).readers
         try:
-            spectra = list(read_source(Source(path), get_modality(name).readers))
+            used = readers if name in modalities else tuple(r for r in readers if get_reader(r).native)
+            spectra = list(read_source(Source(path), used))
         except ReadError as error:
             if error.reason not in ("unknown_format", "other_instrument"):
                 raise InputError(f"{path}: {error}") from error
-            declined.append(f"{name}: {shorten(error.detail, _DETAIL, placeholder=' ...')}")
+            if name in modalities:
+                declined.append(f"{name}: {shorten(error.detail, _DETAIL, placeholder=' ...')}")
             continue
         n = sum(map(len, spectra))
         if n != 1:

@@ -30,7 +30,7 @@ __all__ = ["FLUX_LABELS", "StarView", "card", "curves_of", "star_view"]
 _PARTNERS = 3
 
 #: What prepared fluxes are relative to.
-FLUX_LABELS = {"lamost_lrs": "flux / continuum", "gaia_xp": "flux / flux at 5500 Å"}
+FLUX_LABELS = {"gaia_xp": "flux / flux at 5500 Å"} | dict.fromkeys(("lamost_lrs", "sdss", "desi"), "flux / continuum")
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def star_view(
     QueryError
         For a query that makes no sense, or a spectrum that the preparation declines.
     """
-    question = parse_question(query, [modality] if modality else db.modalities)
+    question = parse_question(query, [modality] if modality else db.modalities, foreign=modality is None)
     shown: Query
     if question.spectrum_id is not None:
         modality = modality or modality_of(db, question.spectrum_id)
@@ -181,7 +181,7 @@ def star_view(
             if partners:
                 names = [f"{i} observed" for i in partners]
                 view.observed[other] = curves_of(db.spectra(partners, other), other, names)
-        if translate and other != modality:
+        if translate and _translates(modality, other):
             try:
                 # Relative fluxes are what the neighbours have, whatever the star's magnitude.
                 scale = 1.0 if other == "gaia_xp" else None
@@ -189,6 +189,11 @@ def star_view(
             except SpecdbError as error:
                 view.problems[f"translation to {other}"] = str(error)
     return view
+
+
+def _translates(modality: str, other: str) -> bool:
+    """Whether encoders can predict the other modality: not one that they read as this one, or as a third."""
+    return not get_modality(other).encoded_as and (get_modality(modality).encoded_as or modality) != other
 
 
 def card(view: StarView) -> Figure:

@@ -120,7 +120,7 @@ def gather(db: Database, query: Query | Sequence[Query], to: str, modality: str 
     queries: list[Query] = [query] if single else list(query)  # type: ignore[list-item, arg-type]
     if not queries:
         raise QueryError("there is nothing to translate: the list of queries is empty")
-    known = list(db.encoder.modalities)
+    known = list(db.encoder.served)
     others = [name for name in known if name != to]
     parts: list[Observed] = []
     ids: list[int] = []
@@ -153,7 +153,7 @@ def gather(db: Database, query: Query | Sequence[Query], to: str, modality: str 
     if found == {to}:
         raise QueryError(
             f"{parts[0].names[0]} is a {to} spectrum already; translation predicts another modality: "
-            f"--to {' or '.join(others) or 'another one'}"
+            f"--to {' or '.join(name for name in db.encoder.modalities if name != to) or 'another one'}"
         )
     return Observed(
         parts[0].modality,
@@ -239,12 +239,17 @@ def by_neighbours(encoder: Encoder, observed: Observed, to: str, bank: np.ndarra
 
 
 def _require_both(encoder: Encoder, source: str, to: str) -> None:
-    for name in (source, to):
-        if name not in encoder.modalities:
+    for name, known in ((source, encoder.served), (to, encoder.modalities)):
+        if name not in known:
             raise InputError(
-                f"encoder {encoder.name} knows no {name}, only {', '.join(encoder.modalities)}; translation needs one that "
-                "aligns both modalities"
+                f"encoder {encoder.name} knows no {name}, only {', '.join(known)}; translation needs one that aligns both "
+                "modalities"
             )
+    if encoder.input_of(source) == to:
+        raise InputError(
+            f"{source} spectra are read as {to} ones by encoder {encoder.name}, which therefore does not translate one into "
+            "the other; name another modality"
+        )
 
 
 def _translation(

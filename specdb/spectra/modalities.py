@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from specdb.errors import InputError
 from specdb.spectra.lrs_preparation import LAMOST_GRID, LrsPreparation
+from specdb.spectra.matched_preparation import MatchedLrsPreparation
 from specdb.spectra.modality import Modality
 from specdb.spectra.readers.gaia_xp import XP_COLUMNS
 from specdb.spectra.readers.lamost import LAMOST_COLUMNS
+from specdb.spectra.readers.sdss import SDSS_COLUMNS, SDSS_MASK_BITS
 from specdb.spectra.xp_preparation import XP_GRID, XpPreparation
 
-__all__ = ["GAIA_XP", "LAMOST_LRS", "get_modality", "modality_for_survey", "modality_names"]
+__all__ = ["GAIA_XP", "LAMOST_LRS", "SDSS", "get_modality", "modality_for_survey", "modality_names"]
 
 GAIA_XP = Modality(
     name="gaia_xp",
@@ -31,7 +33,18 @@ LAMOST_LRS = Modality(
     title="LAMOST low-resolution spectra",
 )
 
-_MODALITIES = (GAIA_XP, LAMOST_LRS)
+SDSS = Modality(
+    name="sdss",
+    survey="sdss",
+    wavelength=LAMOST_GRID,
+    preparation=MatchedLrsPreparation(assumed_resolution=2000.0, mask_bits=SDSS_MASK_BITS),
+    columns=SDSS_COLUMNS,
+    readers=("sdss", "columnar", "text"),
+    title="SDSS optical spectra",
+    encoded_as="lamost_lrs",
+)
+
+_MODALITIES = (GAIA_XP, LAMOST_LRS, SDSS)
 
 
 def modality_names() -> list[str]:

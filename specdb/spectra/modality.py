@@ -59,6 +59,9 @@ class Modality:
         Names of the registered readers, tried in this order, that can deliver this modality.
     title : str
         For people.
+    encoded_as : str
+        Modality whose prepared spectra look the same, so that encoders of that one read these, too; empty for none. Its
+        `preparation` is then the last step of this one's.
     """
 
     name: str
@@ -68,3 +71,4 @@ class Modality:
     columns: pa.Schema
     readers: tuple[str, ...]
     title: str
+    encoded_as: str = ""

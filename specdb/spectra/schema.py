@@ -85,6 +85,7 @@ REASONS: dict[str, str] = {
     "duplicate": "skipped",  # the spectrum_id is already in the database
     "not_a_spectrum": "skipped",  # a file met while walking a folder that no reader of the survey claims
     "other_instrument": "skipped",  # a spectrum, but of another instrument
+    "blank_fibre": "skipped",  # the fibre saw the sky, or nothing
     "low_snr": "skipped",
     "low_coverage": "skipped",
     "unreadable": "failed",  # missing, no permission, input/output error

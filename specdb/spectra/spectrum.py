@@ -37,6 +37,9 @@ class Spectra:
         Columns of `specdb.spectra.schema.METADATA` (missing ones are null) followed by extra columns of the modality.
     log10_grid : tuple (coeff0, coeff1) or None
         Set when the grid is exactly ``10 ** (coeff0 + coeff1 * i)``; lets a preparation recognise equal grids cheaply.
+    lsf_sigma : ndarray (n, n_pix), float32, or None
+        Standard deviation of the line spread function in Angstrom, where the file says how sharp the instrument is; not
+        positive or not finite where it does not.
     """
 
     wavelength: np.ndarray
@@ -46,13 +49,14 @@ class Spectra:
     or_mask: np.ndarray | None = None
     metadata: pa.Table = field(default_factory=lambda: METADATA.empty_table())
     log10_grid: tuple[float, float] | None = None
+    lsf_sigma: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.flux.ndim != 2 or self.wavelength.shape != (self.flux.shape[1],):
             raise InputError(
                 f"flux has shape {self.flux.shape} and wavelength {self.wavelength.shape}; expected (n, n_pix) and (n_pix,)"
             )
-        for name in ("ivar", "and_mask", "or_mask"):
+        for name in ("ivar", "and_mask", "or_mask", "lsf_sigma"):
             array = getattr(self, name)
             if array is not None and array.shape != self.flux.shape:
                 raise InputError(f"{name} has shape {array.shape}, flux {self.flux.shape}; they must be equal")
@@ -75,6 +79,7 @@ class Spectra:
             ivar=pick(self.ivar),
             and_mask=pick(self.and_mask),
             or_mask=pick(self.or_mask),
+            lsf_sigma=pick(self.lsf_sigma),
             metadata=self.metadata.take(rows) if self.metadata.num_rows else self.metadata,
         )
 

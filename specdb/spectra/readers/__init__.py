@@ -15,12 +15,14 @@ from specdb.spectra.readers.registry import (
     register,
     suffixes_of,
 )
+from specdb.spectra.readers.sdss import SDSS_COLUMNS, SdssReader
 from specdb.spectra.readers.specclip_hdf5 import specclip_readers
 from specdb.spectra.readers.text import TextReader
 
 register(LamostReader())
 register(GaiaXpContinuous())
 register(GaiaXpSampled())
+register(SdssReader())
 for _reader in specclip_readers():
     register(_reader)
 register(ColumnarReader())
@@ -28,6 +30,7 @@ register(TextReader())
 
 __all__ = [
     "LAMOST_COLUMNS",
+    "SDSS_COLUMNS",
     "XP_COLUMNS",
     "OpenSource",
     "OtherInstrument",

@@ -1,4 +1,4 @@
-"""Two shortcuts past astropy for files read by the million: keyword values and the columns of plain tables.
+"""Shortcuts past astropy for files read by the million: keyword values, columns of plain tables, the row of a table of one.
 
 astropy finds and checks the header-data units; these functions only pick values out of what it found.
 """
@@ -16,11 +16,13 @@ from specdb.spectra.readers.opened import OpenSource
 if TYPE_CHECKING:
     from astropy.io.fits import BinTableHDU, ImageHDU
 
-__all__ = ["header_values", "table_columns"]
+__all__ = ["first_row", "header_values", "table_columns"]
 
 _CARD = re.compile(r"([A-Z0-9_-]{1,8}) *= *(?:'((?:[^']|'')*)'|([^/']*))")
 _TFORM = re.compile(r"(\d*)([EDJIKB])")
 _FORMATS = {"E": ">f4", "D": ">f8", "J": ">i4", "I": ">i2", "K": ">i8", "B": "u1"}
+_ANY_TFORM = re.compile(r"(\d*)([A-Z])")
+_SIZES = {"L": 1, "X": 1, "B": 1, "I": 2, "J": 4, "K": 8, "A": 1, "E": 4, "D": 8, "C": 8, "M": 16, "P": 8, "Q": 16}
 
 
 def header_values(opened: OpenSource, hdu: ImageHDU | BinTableHDU) -> dict[str, Any]:
@@ -71,3 +73,33 @@ def table_columns(opened: OpenSource, hdu: BinTableHDU) -> dict[str, np.ndarray]
         raise ReadError("corrupt", f"columns add up to {dtype.itemsize} bytes a row, NAXIS1 says {keys['NAXIS1']}")
     rows = np.frombuffer(opened.data, dtype, count=keys["NAXIS2"], offset=hdu.fileinfo()["datLoc"])
     return {name: rows[name].ravel() for name in names}
+
+
+def first_row(opened: OpenSource, hdu: BinTableHDU) -> dict[str, Any]:
+    """First row of a binary table by upper-case name: Python numbers, text, or arrays where a cell holds several numbers.
+
+    astropy takes 30 milliseconds for the 230 columns that describe an SDSS spectrum. Zero points of integers (TZERO, with
+    which FITS writes unsigned ones) are added; columns of other kinds than numbers and text are left out.
+    """
+    keys = header_values(opened, hdu)
+    if not keys.get("NAXIS2"):
+        return {}
+    row: dict[str, Any] = {}
+    at = hdu.fileinfo()["datLoc"]
+    for i in range(1, int(keys.get("TFIELDS", 0)) + 1):
+        form = _ANY_TFORM.match(str(keys.get(f"TFORM{i}", "")))
+        if not form or form[2] not in _SIZES:
+            raise ReadError(
+                "corrupt", f"column {i} of {hdu.name} has the format {keys.get(f'TFORM{i}')!r}; no size is known"
+            )
+        count, kind = int(form[1] or 1), form[2]
+        size = -(-count // 8) if kind == "X" else count * _SIZES[kind]
+        name = str(keys.get(f"TTYPE{i}", f"COL{i}")).upper()
+        if kind == "A":
+            row[name] = opened.data[at : at + size].split(b"\0")[0].decode("latin-1").strip()
+        elif kind in _FORMATS and count:
+            values = np.frombuffer(opened.data, _FORMATS[kind], count=count, offset=at)
+            zero = keys.get(f"TZERO{i}") or 0
+            row[name] = values if count > 1 else values[0].item() + zero
+        at += size
+    return row

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from specdb.errors import ReadError
 from specdb.spectra.readers.arrays import content_ids
+from specdb.spectra.readers.facts import describe_hdus, fact_fitting, fact_number, fact_text
 from specdb.spectra.readers.fits_scan import header_values, table_columns
 from specdb.spectra.readers.opened import FITS_SUFFIXES, OpenSource, codec_errors
 from specdb.spectra.readers.registry import OtherInstrument
@@ -28,7 +29,7 @@ from specdb.spectra.schema import METADATA
 from specdb.spectra.spectrum import Spectra
 
 if TYPE_CHECKING:
-    from astropy.io.fits import HDUList, ImageHDU
+    from astropy.io.fits import ImageHDU
 
 __all__ = ["LAMOST_COLUMNS", "LamostReader"]
 
@@ -84,9 +85,6 @@ _FACTS = (*_COMMON, *((name, kind, keys) for name, kind, _, keys, _ in _EXTRA if
 _SNR = re.compile(r"S_?N_?R?_?([UGRIZ])")
 _ROW = pa.struct([*METADATA, *LAMOST_COLUMNS])
 
-#: What the pipelines write for "unknown".
-_UNKNOWN = (-9999.0, -999.0)
-_UNKNOWN_TEXT = ("", "-", ".", "NULL", "null")
 _FAINTEST, _BRIGHTEST = 90.0, -90.0  # magnitudes beyond are 99 and -999: not measured
 
 #: Files of DR1 do not name their release, but this version of the pipeline was used for DR1 only.
@@ -107,9 +105,9 @@ class LamostReader:
         """Return None for a LAMOST LRS file, else what it is instead."""
         if not opened.is_fits:
             return f"looked for FITS, which begins with 'SIMPLE  =', found {opened.head[:12]!r}"
-        return (
-            None if _layout(opened) else OtherInstrument(f"a LAMOST LRS spectrum expected, this is {_describe(opened.hdus)}")
-        )
+        if _layout(opened):
+            return None
+        return OtherInstrument(f"a LAMOST LRS spectrum expected, this is {describe_hdus(opened.hdus)}")
 
     def read(self, opened: OpenSource) -> Iterator[Spectra]:
         """Yield the one spectrum of the file."""
@@ -138,26 +136,6 @@ def _layout(opened: OpenSource) -> str:
     return "C" if len(hdus) == 1 and not first.shape and first.header.get("TELESCOP") == "LAMOST" else ""
 
 
-def _describe(hdus: HDUList) -> str:
-    """Say what a FITS file seems to be."""
-    names = {hdu.name for hdu in hdus}
-    columns = [name.lower() for hdu in hdus[1:2] for name in getattr(getattr(hdu, "columns", None), "names", ())]
-    telescope = str(hdus[0].header.get("TELESCOP", "")).strip()
-    if names & {"COADD_B", "COADD_R"}:
-        return "a LAMOST medium-resolution file (COADD_B, COADD_R)"
-    if names & {"B_WAVELENGTH", "R_WAVELENGTH", "Z_WAVELENGTH", "BRZ_WAVELENGTH"}:
-        return "a DESI file of spectra (B_, R_, Z_WAVELENGTH)"
-    if "loglam" in columns or telescope.startswith("SDSS"):
-        return "an SDSS spectrum (COADD with loglam)" if "loglam" in columns else f"a file of {telescope}"
-    if any(name.startswith("bp_coeff") for name in columns) or {"source_id", "flux"} <= set(columns):
-        return "a table of Gaia XP spectra"
-    of = f" of {telescope}" if telescope else ""
-    if columns:
-        return f"a table{of} with columns {', '.join(columns[:5])}{', ...' if len(columns) > 5 else ''}"
-    shape = next((hdu.shape for hdu in hdus if getattr(hdu, "shape", ())), ())
-    return f"an image{of} of shape {shape}" if shape else f"a FITS file{of} without data"
-
-
 def _read(opened: OpenSource) -> Spectra:
     hdus = opened.hdus
     layout = _layout(opened)
@@ -176,7 +154,7 @@ def _read(opened: OpenSource) -> Spectra:
         zero = np.zeros(flux.shape, np.float32)
         and_mask, or_mask = table.get("ANDMASK", zero), table.get("ORMASK", zero)
     else:
-        raise ReadError("unknown_format", f"not a LAMOST LRS file but {_describe(hdus)}")
+        raise ReadError("unknown_format", f"not a LAMOST LRS file but {describe_hdus(hdus)}")
     if flux.size == 0:
         raise ReadError("corrupt", "the spectrum has no pixels")
     wavelength, grid = _wavelength(header, stored, flux.size)
@@ -210,8 +188,8 @@ def _log_grid(coeff0: float, coeff1: float, n: int) -> np.ndarray:
 
 def _wavelength(header: dict[str, Any], stored: np.ndarray | None, n: int) -> tuple[np.ndarray, tuple[float, float] | None]:
     """Wavelength in float64 from the keywords where the stored float32 one agrees with them, else the stored one."""
-    coeff0 = _number(header.get("COEFF0", header.get("CRVAL1")))
-    coeff1 = _number(header.get("COEFF1", header.get("CD1_1")))
+    coeff0 = fact_number(header.get("COEFF0", header.get("CRVAL1")))
+    coeff1 = fact_number(header.get("COEFF1", header.get("CD1_1")))
     if coeff0 is not None and coeff1 is not None and 2 < coeff0 < 6 and 0 < coeff1 < 0.1:
         grid = _log_grid(coeff0, coeff1, n)
         if stored is None or (np.abs(stored - grid) <= _ROUNDING * grid).all():
@@ -238,14 +216,14 @@ def _metadata(header: dict[str, Any], flux: np.ndarray, wavelength: np.ndarray, 
     row: dict[str, Any] = {"survey": "LAMOST", "source_file": source_file, "epoch": 2000.0}
     for column, kind, keys in _FACTS:
         value = next((header[key] for key in keys if key in header), None)
-        row[column] = _text(value) if kind == _TEXT else _fitting(_number(value), kind)
-    row |= {f"snr_{band}": _number(header.get(f"snr_{band}")) for band in "ugriz"}
+        row[column] = fact_text(value) if kind == _TEXT else fact_fitting(fact_number(value), kind)
+    row |= {f"snr_{band}": fact_number(header.get(f"snr_{band}")) for band in "ugriz"}
     row |= _magnitudes(header)
     if row["release"] is None:
         row["release"] = _RELEASE_OF_PIPELINE.get(row["pipeline"])
-    row["mjd"] = _mjd(row["obs_date"]) or _number(header.get("MJD"))
+    row["mjd"] = _mjd(row["obs_date"]) or fact_number(header.get("MJD"))
     row["gaia_source_id"] = _gaia_dr3(row)
-    obsid = _fitting(_number(header.get("OBSID")), pa.int64())
+    obsid = fact_fitting(fact_number(header.get("OBSID")), pa.int64())
     row["spectrum_id"] = obsid if obsid and obsid > 0 else int(content_ids(flux, wavelength)[0])
     # Three times as fast as Table.from_pylist, which converts column by column.
     return pa.Table.from_batches([pa.RecordBatch.from_struct_array(pa.array([row], _ROW))])
@@ -257,7 +235,7 @@ def _magnitudes(header: dict[str, Any]) -> dict[str, float | None]:
     plain = len(set(bands)) == len(bands) and set(bands) <= set("ugrizyjhk")
     found = {f"mag_{band}": header.get(f"MAG{i}") for i, band in enumerate(bands, 1)} if plain else {}
     found |= {f"mag_ps_{band}": header.get(f"MAG_PS_{band.upper()}") for band in "grizy"}
-    numbers = {name: _number(value) for name, value in found.items()}
+    numbers = {name: fact_number(value) for name, value in found.items()}
     return {name: v if v is not None and _BRIGHTEST < v < _FAINTEST else None for name, v in numbers.items()}
 
 
@@ -280,26 +258,3 @@ def _gaia_dr3(row: dict[str, Any]) -> int | None:
     name = row["input_name"] or ""
     said = re.search(r"GAIA[ _-]*E?DR3", origin)
     return int(name) if said and name.isdigit() and len(name) < 20 and int(name) < 2**63 else None
-
-
-def _text(value: object) -> str | None:
-    text = str(value).strip() if isinstance(value, str | int | float) else ""
-    return None if text in _UNKNOWN_TEXT else text
-
-
-def _number(value: object) -> float | int | None:
-    """A finite number that is not a sentinel; also from text, as some releases quote numbers."""
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return None
-    known = isinstance(value, int | float) and np.isfinite(value) and value not in _UNKNOWN
-    return value if known else None  # type: ignore[return-value]
-
-
-def _fitting(value: float | None, kind: pa.DataType) -> float | int | None:
-    """Whole numbers for integer columns, null where they do not fit."""
-    if value is None or not pa.types.is_integer(kind):
-        return value
-    return int(value) if abs(value) < 2 ** (kind.bit_width - 1) else None
