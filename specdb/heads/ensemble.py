@@ -21,7 +21,7 @@ from specdb.heads.kinds import Alone, Fitted, HeadData, Report
 __all__ = ["LOG_SIGMA", "EnsembleSettings", "MlpEnsemble", "absolute_error", "clip_members", "pace", "robust_loss"]
 
 LOG_SIGMA = (-6.0, 3.0)  #: of scaled labels: from 0.2 % to 20 standard deviations
-_ROWS = 8192  # spectra per matrix product in `predict`
+_ROWS = 2048  # spectra per matrix product in `predict`: what lies between layers stays in the cache
 
 
 @dataclass(frozen=True)
@@ -181,20 +181,17 @@ class MlpEnsemble:
 
     def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return means and sigmas (n, L), float32, of scaled inputs (n, d): those of the members' mixture."""
-        everyone = np.arange(len(self._network.weights[0]))
-        parts = [self._mixture(torch.from_numpy(x[i : i + _ROWS]), everyone) for i in range(0, len(x), _ROWS)]
-        if not parts:
-            empty = np.empty((0, self._network.biases[-1].shape[-1] // 2), np.float32)
-            return empty, empty
-        mean, sigma, _ = zip(*parts, strict=True)
-        return np.concatenate(mean), np.concatenate(sigma)
+        mean, sigma, _ = self._mixture(torch.from_numpy(x), np.arange(len(self._network.weights[0])))
+        return mean, sigma
 
     def _mixture(self, x: Tensor, members: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return mean, sigma and the members' variance of means (n, L)."""
         with torch.no_grad():
-            outputs = [_member(self._network, m, x) for m in members.tolist()]
-            means = torch.stack([mean for mean, _ in outputs])  # (M, n, L)
-            noise = torch.stack([(2 * log_sigma).exp() for _, log_sigma in outputs]).mean(dim=0)
+            outputs = torch.empty(len(members), len(x), self._network.biases[-1].shape[-1])  # (M, n, 2L)
+            for start in range(0, len(x), _ROWS):
+                _run(self._network, members.tolist(), x[start : start + _ROWS], outputs[:, start : start + _ROWS])
+            means, log_sigma = outputs.chunk(2, dim=-1)  # (M, n, L)
+            noise = (2 * log_sigma.clamp(*LOG_SIGMA)).exp().mean(dim=0)
             spread = means.var(dim=0, correction=0)
             return means.mean(dim=0).numpy(), (noise + spread).sqrt().numpy(), spread.numpy()
 
@@ -213,14 +210,24 @@ class MlpEnsemble:
 
 
 def _member(network: _Network, m: int, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Run one member on (n, d): one matrix product after the other, without its siblings."""
-    last = len(network.weights) - 1
-    for i, (weight, bias) in enumerate(zip(network.weights, network.biases, strict=True)):
-        x = torch.addmm(bias[m], x, weight[m])
-        if i < last:
-            x = x.relu_()
-    mean, log_sigma = x.chunk(2, dim=-1)
+    """Run one member on (n, d) without its siblings; return mean and log sigma (n, L)."""
+    output = torch.empty(1, len(x), network.biases[-1].shape[-1])
+    _run(network, [m], x, output)
+    mean, log_sigma = output[0].chunk(2, dim=-1)
     return mean, log_sigma.clamp(*LOG_SIGMA)
+
+
+def _run(network: _Network, members: list[int], x: Tensor, outputs: Tensor) -> None:
+    """Write what members make of (n, d) into (M, n, 2L): one matrix product after the other, in memory that is used again."""
+    last = len(network.weights) - 1
+    layers = list(zip(network.weights, network.biases, strict=True))
+    hidden = [torch.empty(len(x), weight.shape[-1]) for weight, _ in layers[:-1]]
+    for m, output in zip(members, outputs, strict=True):
+        at = x
+        for i, (weight, bias) in enumerate(layers):
+            at = torch.addmm(bias[m], at, weight[m], out=output if i == last else hidden[i])
+            if i < last:
+                at.relu_()
 
 
 def pace(step: int, steps: int) -> float:
