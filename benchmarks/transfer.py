@@ -4,7 +4,7 @@
     python benchmarks/transfer.py WORK --real FOLDER [--figures docs/figures]
 
 The first line draws a source survey as LAMOST LRS would see it, and a target as a survey like DESI would, at its resolution
-and then brought onto LAMOST's pixels, both with known [Fe/H] and [alpha/Fe]; what is drawn is kept in the folder WORK. Source
+and brought onto LAMOST's pixels, both with known [Fe/H] and [alpha/Fe]; what is drawn is kept in the folder WORK. Source
 heads learn from all source stars. Strategies learn from 50 to 5000 target stars and are judged on others; docs/transfer.md
 explains the table. The second line trains heads on the labelled stars of LAMOST DR10 in FOLDER and predicts the SDSS spectra
 there.

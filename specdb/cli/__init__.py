@@ -39,6 +39,7 @@ _COMMANDS = {
     "sql": ("specdb.cli.sql", "sql", "Run SQL over spectra, embeddings, catalogues and pairs."),
     "status": ("specdb.cli.health", "status", "Say what a database holds."),
     "train": ("specdb.cli.train", "train", "Train encoders on your own spectra (resumable)."),
+    "transfer": ("specdb.cli.transfer", "transfer", "Take a head to another survey with a few labelled stars."),
     "translate": ("specdb.cli.translate", "translate", "Predict what another instrument would show of a star."),
     "ui": ("specdb.cli.ui", "ui", "Open the similarity explorer in the browser."),
     "verify": ("specdb.cli.health", "verify", "Check files, checksums, counts and provenance."),
