@@ -86,22 +86,9 @@ def overlay_chart(
             x=x[filled], y=reference.flux[filled], mode="markers", marker=marker, name="repaired pixels", row=1, col=1
         )
     low, high = float(x[0]), float(x[-1])
-    for number, d in enumerate(deviations, 1):
-        figure.add_vrect(
-            x0=d.low, x1=d.high, fillcolor=_EXCESS if d.significance > 0 else _DEFICIT, opacity=0.3, line_width=0,
-            layer="below", row=1, col=1,
-            annotation={"text": f"<b>{number}{'▲' if d.significance > 0 else '▼'}</b>", "font": {"size": 12}},
-            annotation_position="bottom left",
-        )  # fmt: skip
-    before, level = -np.inf, 0
-    for name, at in LINE_MARKS.items():
-        if low < at < high:
-            figure.add_vline(x=at, line={"color": "#888888", "width": 0.7, "dash": "dot"})
-            level = (level + 1) % 3 if at - before < 0.05 * (high - low) else 0
-            before = at
-            figure.add_annotation(
-                x=at, y=1.0 + 0.035 * level, yref="paper", text=name, showarrow=False, font={"size": 10}, yanchor="bottom"
-            )
+    # All shapes and words at once: one by one, Plotly copies those that are there each time.
+    shapes, words = _shaded(deviations)
+    lines, names = _line_marks(low, high)
     figure.update_xaxes(range=[low, high], tickformat="d")
     figure.update_xaxes(title=_WAVELENGTH, row=rows, col=1)
     figure.update_yaxes(title=flux_label, row=1, col=1)
@@ -109,11 +96,48 @@ def overlay_chart(
         figure.update_yaxes(title="other − this", row=2, col=1)
     figure.update_layout(
         height=height or (570 if others else 390),
+        shapes=shapes + lines,
+        annotations=words + names,
         margin={"l": 60, "r": 10, "t": 60, "b": 110},
         legend={"orientation": "h", "yref": "container", "y": 0.0, "yanchor": "bottom"},
         hovermode="x",
     )
     return figure
+
+
+def _shaded(deviations: Sequence[Deviation]) -> tuple[list[dict], list[dict]]:
+    """Return shapes and numbers of deviating stretches, in the panel of the spectra."""
+    shapes, words = [], []
+    for number, d in enumerate(deviations, 1):
+        colour, arrow = (_EXCESS, "▲") if d.significance > 0 else (_DEFICIT, "▼")
+        shapes.append(
+            {"type": "rect", "x0": d.low, "x1": d.high, "y0": 0, "y1": 1, "xref": "x", "yref": "y domain",
+             "fillcolor": colour, "opacity": 0.3, "line": {"width": 0}, "layer": "below"}
+        )  # fmt: skip
+        words.append(
+            {"x": d.low, "y": 0, "xref": "x", "yref": "y domain", "text": f"<b>{number}{arrow}</b>", "showarrow": False,
+             "xanchor": "left", "yanchor": "bottom", "font": {"size": 12}}
+        )  # fmt: skip
+    return shapes, words
+
+
+def _line_marks(low: float, high: float) -> tuple[list[dict], list[dict]]:
+    """Return shapes and names of the known lines between two wavelengths, through all panels; names in three heights."""
+    shapes, words = [], []
+    before, level = -np.inf, 0
+    for name, at in LINE_MARKS.items():
+        if low < at < high:
+            shapes.append(
+                {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "xref": "x", "yref": "paper", "layer": "below",
+                 "line": {"color": "#888888", "width": 0.7, "dash": "dot"}}
+            )  # fmt: skip
+            level = (level + 1) % 3 if at - before < 0.05 * (high - low) else 0
+            before = at
+            words.append(
+                {"x": at, "y": 1.0 + 0.035 * level, "xref": "x", "yref": "paper", "text": name, "showarrow": False,
+                 "font": {"size": 10}, "yanchor": "bottom"}
+            )  # fmt: skip
+    return shapes, words
 
 
 def map_chart(

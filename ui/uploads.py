@@ -8,10 +8,15 @@ import tempfile
 import zipfile
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from specdb.database import Database
 from specdb.errors import InputError, QueryError
-from specdb.search.query import Question, read_question
+from specdb.search.query import Question
+from ui.reading import read_apart
+
+if TYPE_CHECKING:
+    import h5py
 
 __all__ = ["MOST_BYTES", "MOST_UNPACKED", "SUFFIXES", "check_upload", "read_upload"]
 
@@ -36,6 +41,7 @@ SUFFIXES = (
 _BLOCK, _CARD = 2880, 80
 _MOST_HEADER = 200 * _BLOCK
 _MOST_HDUS = 100
+_MOST_OBJECTS = 10_000
 
 
 def read_upload(db: Database, name: str, content: bytes, modality: str | None = None) -> Question:
@@ -59,8 +65,8 @@ def read_upload(db: Database, name: str, content: bytes, modality: str | None = 
     ------
     InputError
         For a file outside the limits.
-    QueryError, ReadError
-        For one that holds no spectrum of the database's modalities.
+    QueryError
+        For one that holds no spectrum of the database's modalities, or several.
     """
     suffix = check_upload(name, content)
     shown = re.sub(r"[^\w.\-+ ]", "_", Path(name).name)[-80:] or "upload"
@@ -68,7 +74,7 @@ def read_upload(db: Database, name: str, content: bytes, modality: str | None = 
         path = Path(folder) / f"upload{suffix}"
         path.write_bytes(content)
         try:
-            found = read_question(path, [modality] if modality else db.modalities, foreign=modality is None)
+            found = read_apart(path, [modality] if modality else db.modalities, foreign=modality is None)
         except (InputError, QueryError) as error:
             raise type(error)(str(error).replace(str(path), shown)) from None
         return Question(shown, spectra=found.spectra, modality=found.modality)
@@ -134,61 +140,61 @@ def _check_parquet(content: bytes) -> None:
 
     try:
         facts = pq.ParquetFile(io.BytesIO(content)).metadata
-        groups = (facts.row_group(i) for i in range(facts.num_row_groups))
+        groups = [facts.row_group(i) for i in range(facts.num_row_groups)]
         total = sum(group.total_byte_size for group in groups)
+        # Dictionaries and run lengths pack equal values better than that tells: what counts is how many there are.
+        values = sum(group.column(i).num_values for group in groups for i in range(group.num_columns))
     except (pa.ArrowException, OSError):
         raise InputError("this is no readable Parquet file") from None
-    # Dictionaries and run lengths pack equal values better than the footer tells.
-    if total > MOST_UNPACKED or facts.num_rows > 10_000:
-        raise _too_much(total)
+    if max(total, 8 * values, 8 * facts.num_rows) > MOST_UNPACKED:
+        raise _too_much(max(total, 8 * values, 8 * facts.num_rows))
 
 
 def _check_hdf5(content: bytes) -> None:
     import h5py
 
-    total = 0
-
-    def count(_: str, item: object) -> None:
-        nonlocal total
-        total += item.nbytes if isinstance(item, h5py.Dataset) else 0
-
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
-            # Links could name other files of this machine.
-            links = (file.get(name, getlink=True) for name in file)
-            if any(isinstance(link, h5py.ExternalLink) for link in links):
-                raise InputError("the file links to other files; send one that stands alone")
-            file.visititems(count)
-            if total <= MOST_UNPACKED and _outside(file):
-                raise InputError("the file keeps its data in other files; send one that stands alone")
-    except OSError:
+            total = _walk_hdf5(file)
+    except (OSError, RuntimeError, ValueError, KeyError):  # whatever h5py finds in damaged files
         raise InputError("this is no readable HDF5 file") from None
     if total > MOST_UNPACKED:
         raise _too_much(total)
 
 
-def _outside(file: object) -> bool:
-    """Whether a dataset or a link of an HDF5 file, at any depth, reads other files."""
+def _walk_hdf5(file: h5py.File) -> int:
+    """Return the bytes of all datasets, having seen that none is read from other files of this machine.
+
+    Raises
+    ------
+    InputError
+        For links to other files, data kept in them, or too many objects.
+    """
     import h5py
 
-    found = False
-
-    def look(group: h5py.Group) -> None:
-        nonlocal found
+    total, seen, waiting = 0, set(), [file["/"]]
+    while waiting:
+        group = waiting.pop()
         for name in group:
             link = group.get(name, getlink=True)
-            found = found or isinstance(link, h5py.ExternalLink)
+            if isinstance(link, h5py.ExternalLink):
+                raise InputError("the file links to other files; send one that stands alone")
             if not isinstance(link, h5py.HardLink):
                 continue
             item = group[name]
+            place = h5py.h5o.get_info(item.id).addr
+            if place in seen:  # groups may contain one another
+                continue
+            seen.add(place)
+            if len(seen) > _MOST_OBJECTS:
+                raise InputError(f"the file has more than {_MOST_OBJECTS} groups and datasets; send one spectrum")
             if isinstance(item, h5py.Group):
-                look(item)
+                waiting.append(item)
             elif isinstance(item, h5py.Dataset):
-                found = found or item.external is not None or bool(item.is_virtual)
-
-    assert isinstance(file, h5py.Group)
-    look(file)
-    return found
+                if item.external or item.is_virtual:
+                    raise InputError("the file keeps its data in other files; send one that stands alone")
+                total += item.nbytes
+    return total
 
 
 def _check_fits(content: bytes) -> None:

@@ -1,13 +1,10 @@
-"""Uploads within limits, errors without paths, maps reduced for the screen, the command's safety."""
+"""Errors without paths, maps reduced for the screen, the sky, reports side by side, the command's safety."""
 
 from __future__ import annotations
 
-import gzip
-import io
-import zipfile
+import json
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
@@ -15,64 +12,12 @@ pytest.importorskip("streamlit")
 
 from specdb.cli.ui import server_command
 from specdb.errors import InputError, QueryError
+from specdb.plots.sky import sky_map
+from specdb.store import Store
 from ui.maps import MapPoints, bin_points
 from ui.model import plain_condition, safe_message, search_command, view_url
-from ui.uploads import MOST_UNPACKED, check_upload
-
-
-def _fits(**cards: int) -> bytes:
-    facts = {"SIMPLE": "T", "BITPIX": 8, "NAXIS": 0} | cards
-    text = "".join(f"{name:<8}= {value:>20}".ljust(80) for name, value in facts.items()) + "END".ljust(80)
-    return text.ljust(2880).encode()
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "says"),
-    [
-        ("a.exe", b"x", "not read here"),
-        ("a.pkl", b"x", "not read here"),
-        ("a.csv", b"", "empty"),
-        ("a.csv", b"1" * (20 << 20) + b"1", "up to 20 MB"),
-        ("a.fits.gz", b"\x1f\x8b" + b"junk" * 20, "damaged"),
-        ("a.fits", b"junk" * 1000, "no end"),
-        ("a.fits", _fits(NAXIS=1, NAXIS1=10**9), "promises"),
-        ("a.fits", _fits(NAXIS=2, NAXIS1=10**9, NAXIS2=10**9), "promises"),
-        ("a.fits", _fits(NAXIS=1, NAXIS1=-5), "absurd"),
-        ("a.fits", _fits(NAXIS=10**6), "absurd"),
-        ("a.npz", b"junk", "no npz"),
-        ("a.parquet", b"junk", "Parquet"),
-        ("a.h5", b"junk", "HDF5"),
-    ],
-)
-def test_uploads_outside_the_limits(name: str, content: bytes, says: str) -> None:
-    with pytest.raises(InputError, match=says):
-        check_upload(name, content)
-
-
-def test_bombs_are_not_unpacked() -> None:
-    zeros = gzip.compress(bytes(MOST_UNPACKED + 1), compresslevel=9)
-    with pytest.raises(InputError, match="unpacked"):
-        check_upload("a.fits.gz", zeros)
-    held = io.BytesIO()
-    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("flux.npy", bytes(MOST_UNPACKED + 1))
-    with pytest.raises(InputError, match="unpacked"):
-        check_upload("a.npz", held.getvalue())
-    with pytest.raises(InputError, match="cut off"):
-        check_upload("a.fits.gz", gzip.compress(_fits())[:-9])
-
-
-def test_files_that_point_at_others_are_declined(tmp_path: Path) -> None:
-    path = tmp_path / "a.h5"
-    with h5py.File(path, "w") as file:
-        file.create_group("deep")["flux"] = h5py.ExternalLink("/etc/hostname", "/")
-    with pytest.raises(InputError, match="stands alone"):
-        check_upload("a.h5", path.read_bytes())
-
-
-def test_a_sound_file_passes() -> None:
-    assert check_upload("x.FITS", _fits()) == ".fits"
-    assert check_upload("x.csv", b"wavelength,flux\n4000,1\n") == ".csv"
+from ui.reports import compare_reports, read_report, stored_reports
+from ui.sky import footprint, mollweide, sky_chart
 
 
 def test_errors_tell_nothing_of_the_server(tmp_path: Path) -> None:
@@ -106,6 +51,78 @@ def test_a_million_points_become_a_screenful() -> None:
     mean = bin_points(points, None, points.x.astype("f8"))
     assert mean.value is not None
     assert np.corrcoef(mean.value, mean.x)[0, 1] > 0.99
+
+
+def test_points_among_ids_and_their_places() -> None:
+    points = MapPoints(np.array([3, 5, 9]), np.array([0.0, 1.0, 2.0], "f4"), np.array([0.0, 1.0, 4.0], "f4"), {})
+    assert points.among(np.array([9, 4, 3, 100])).tolist() == [True, False, True]
+    assert points.place(9) == (2.0, 4.0)
+    assert points.place(4) is None
+    some = bin_points(points, mask=np.array([True, False, True]))
+    assert some.ids.tolist() == [3, 9]
+    n = 10_000
+    many = MapPoints(np.arange(n), np.linspace(0, 128, n, dtype="f4"), np.linspace(0, 128, n, dtype="f4"), {})
+    cells = bin_points(many)
+    x0, x1, y0, y1 = cells.window(5, widths=2)
+    assert x1 - x0 == pytest.approx(2 * 128 / 128)
+    assert y0 < cells.y[5] < y1
+
+
+def test_the_whole_sky_is_projected_with_equal_areas() -> None:
+    x, y = mollweide(np.array([0.0, 180 - 1e-9, 90, 0, 0]), np.array([0.0, 0, 0, 90, -90]))
+    assert x == pytest.approx([0, -2, -1, 0, 0], abs=1e-6)  # longitude grows to the left
+    assert y == pytest.approx([0, 0, 0, 1, -1], abs=1e-6)
+    # Half of each hemisphere lies below 30 degrees, and so half of the area of its half of the ellipse.
+    edge = float(mollweide(np.array([0.0]), np.array([30.0]))[1][0])
+    assert 2 / np.pi * (edge * np.sqrt(1 - edge**2) + np.arcsin(edge)) == pytest.approx(0.5, abs=1e-6)
+
+
+def test_the_footprint_and_a_star_are_drawn_in_both_frames() -> None:
+    cells = sky_map(np.array([10.0, 10.1, 200.0]), np.array([5.0, 5.1, -40.0]), level=4, statistic="count")
+    for frame in ("galactic", "icrs"):
+        where = footprint(cells, frame)
+        assert sorted(where.count.tolist()) == [1, 2]
+        chart = sky_chart(where, {"mine": (266.405, -28.936)})
+        assert chart.data[-1].name == "mine"
+        if frame == "galactic":  # the centre of the Galaxy
+            assert np.hypot(chart.data[-1].x[0], chart.data[-1].y[0]) < 0.01
+    with pytest.raises(InputError, match="no frame"):
+        footprint(cells, "ecliptic")
+
+
+REPORT = {
+    "encoder": "mini", "weight_hash": "ab" * 32, "judged_stars": "some",
+    "sections": {
+        "retrieval": {"mini": {"recall": [{"k": 1, "value": 0.9}]}, "pixels": {"recall": [{"k": 1, "value": 0.5}]}},
+        "labels": {"real": {"pixels": {"teff": {"sigma": 200}}, "mini": {"teff": {"sigma": 100, "bins": [1, 2]}}}},
+    },
+}  # fmt: skip
+
+
+def test_reports_stand_side_by_side() -> None:
+    first = read_report(json.dumps(REPORT).encode())
+    other = json.loads(json.dumps(REPORT).replace('"mini"', '"large"').replace("0.9", "0.95"))
+    tables = compare_reports({"a": first, "b": read_report(json.dumps(other).encode())})
+    assert tables["retrieval"] == [{"figure": "recall@1", "a": 0.9, "b": 0.95, "pixels": 0.5}]
+    assert tables["labels"] == [{"figure": "real · teff · sigma", "a": 100, "b": 100, "pixels": 200}]
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"encoder": 1, "sections": 5}', b"[" * 100_000])
+def test_what_is_no_report_is_said(content: bytes) -> None:
+    with pytest.raises(InputError, match="no report"):
+        read_report(content)
+
+
+def test_reports_of_a_database_are_found_and_large_ones_declined(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "db", "mini")
+    assert stored_reports(store) == {}
+    for name, text in (("good", json.dumps(REPORT)), ("bad", "{")):
+        folder = store.root / "evaluations" / name
+        folder.mkdir(parents=True)
+        (folder / "evaluation.json").write_text(text)
+    assert list(stored_reports(store)) == ["good"]
+    with pytest.raises(InputError, match="up to 2 MB"):
+        read_report(b" " * ((2 << 20) + 1))
 
 
 def test_addresses_and_commands() -> None:

@@ -85,7 +85,7 @@ def _neighbours(db: Database, view: StarView, modality: str, name: str) -> None:
     first = [*(c.name for c in observed[:2]), *(c.name for c in others[: 1 if observed else 3])]
     shown = st.multiselect("shown", [c.name for c in choice], first, key=f"shown-{modality}")
     reference = view.curve
-    if modality != view.modality:
+    if not np.array_equal(view.curve.wavelength, get_modality(modality).wavelength):
         reference = _translated(view, modality, name, observed) or choice[0]
     curves = [c for c in choice if c.name in shown and c is not reference]
     chart = overlay_chart(reference, curves, flux_label(modality), dark=is_dark())
