@@ -6,13 +6,13 @@ from typing import Any
 #: Name -> module; torch and peft are imported only by what needs them.
 _NAMES = {
     "Comparison": "compare",
-    "Discrepancy": "discrepancy",
+    "Discrepancy": "mmd",
     "Landscape": "landscape",
     "Strategy": "strategies",
     "TransferPlan": "compare",
     "TransferReport": "run",
     "compare_strategies": "compare",
-    "discrepancy": "discrepancy",
+    "discrepancy": "mmd",
     "line_sensitivity": "sensitivity",
     "loss_landscape": "landscape",
     "strategy_class": "strategies",
