@@ -42,7 +42,7 @@ INPUTS = ("pixels", "shared", "private", "both")
 CHUNK = 1024
 MOST_ERROR = 0.3  # as in `specdb.heads.inputs`
 FOLDS = 4
-SOURCE = {"members_per_fold": 1, "steps": 2000}
+SOURCE = {"hidden": [128, 64], "members_per_fold": 1, "steps": 2000}
 SETTINGS: dict[str, dict[str, Any]] = {
     "residual": {"members_per_fold": 1, "steps": 400},
     "full": {"steps": 300, "checks": 20, "patience": 6},
@@ -120,7 +120,7 @@ def cells(rows: list[dict[str, Any]], label: str, n: int) -> list[dict[str, Any]
     out = []
     for kind in INPUTS:
         for strategy in transfer_strategies():
-            found = [r for r in rows if (r["inputs"], r["strategy"], r["label"], r["n"]) == (kind, strategy, label, n)]
+            found = [r for r in rows if (r["inputs"], r["strategy"], r["label"], r["stars"]) == (kind, strategy, label, n)]
             row: dict[str, Any] = {"label": label, "input": kind, "strategy": strategy}
             for part in ("full", "poor", "rich"):
                 values = [r["r2"] for r in found if r["part"] == part]
@@ -191,16 +191,16 @@ def simulated(given: argparse.Namespace) -> None:
     record = json.loads((RESULTS / "transfer.json").read_text())
     kept = ("n", "bias", "sigma", "rms", "r2", "median_sigma", "coverage_68", "coverage_95", "width_95")
     curves = [
-        {"inputs": r["inputs"], "strategy": r["strategy"], "stars": r["n_learnt"], "seed": r["seed"], "label": r["label"]}
+        {"inputs": r["inputs"], "strategy": r["strategy"], "stars": r["stars"], "seed": r["seed"], "label": r["label"]}
         | {"part": r["part"]}
         | {k: round(r[k], 5) for k in kept if k in r}
-        for r in ({**row, "n_learnt": row["n"]} for row in rows)
+        for r in rows
     ]
     seconds = {what: round(float(np.mean(times)), 1) for what, times in spent.items()}
     record |= {"learning_curves": curves, "discrepancy": planes, "seconds": seconds}
     (RESULTS / "transfer.json").write_text(json.dumps(record, indent=1) + "\n")
     if given.figures:
-        figures(given.figures, rows, sources, table, targets, target["flux"], encoder)
+        draw_figures(given.figures, rows, sources, table, targets, target["flux"], encoder)
 
 
 def abundances(table: Comparison, folder: Path | None) -> list[dict[str, Any]]:
@@ -226,7 +226,7 @@ def abundances(table: Comparison, folder: Path | None) -> list[dict[str, Any]]:
     return [{"sample": name} | asdict(one) for name, one in found.items()]
 
 
-def figures(
+def draw_figures(
     folder: Path,
     rows: list[dict[str, Any]],
     sources: dict[str, Head],

@@ -109,7 +109,7 @@ def _settings(given: tuple[str, ...]) -> dict[str, dict[str, Any]]:
 
 def _tables(comparison: Comparison) -> str:
     """Return a Markdown table per label and figure, and the figures of all test stars in the units of the label."""
-    largest = max(row["n"] for row in comparison.rows)
+    largest = max(row["stars"] for row in comparison.rows)
     judged = len(comparison.test.ids)
     lines = []
     for label in comparison.labels:
@@ -120,7 +120,7 @@ def _tables(comparison: Comparison) -> str:
         lines += ["| " + " | ".join(row.get(c, "-") for c in columns) + " |" for row in table]
         lines.append("")
         for row in comparison.rows:
-            if (row["label"], row["part"], row["n"], row["seed"]) == (label, "full", largest, 0):
+            if (row["label"], row["part"], row["stars"], row["seed"]) == (label, "full", largest, 0):
                 lines.append(
                     f"{row['strategy']:>10} on {row['inputs']:<8} scatter {row['sigma']:.3g}, bias {row['bias']:+.2g}; "
                     f"68 % interval holds {row['coverage_68']:.0%}, 95 % holds {row['coverage_95']:.0%}"
@@ -144,7 +144,7 @@ def _write(out: Path, comparison: Comparison) -> None:
         columns = test.y[:, i], best.mean[:, i], best.sigma[:, i], test.snr
         title = f"{chosen[1]} on {chosen[0]}: stars left out"
         save_figure(plot_head(*columns, facts.name, facts.unit, title), out / f"{facts.name}.png")
-        if len({row["n"] for row in comparison.rows}) > 1:
+        if len({row["stars"] for row in comparison.rows}) > 1:
             save_figure(plot_learning_curves(comparison.rows, facts.name), out / f"learning-{facts.name}.png")
     halves = comparison.halves()
     if halves is not None:

@@ -56,8 +56,8 @@ def plot_learning_curves(rows: Sequence[Mapping[str, Any]], label: str, figure: 
             for s, strategy in enumerate(strategies):
                 key = (kind, strategy, part)
                 found = [r for r in chosen if (r["inputs"], r["strategy"], r["part"]) == key]
-                sizes = sorted({r["n"] for r in found})
-                values = [np.array([r[figure] for r in found if r["n"] == n]) for n in sizes]
+                sizes = sorted({r["stars"] for r in found})
+                values = [np.array([r[figure] for r in found if r["stars"] == n]) for n in sizes]
                 mean = np.array([v.mean() for v in values])
                 spread = np.abs(np.array([[v.min(), v.max()] for v in values]).T - mean)
                 style = {"color": COLOURS[s], "marker": MARKERS[s], "ms": 4, "lw": 1.2, "capsize": 2, "elinewidth": 0.8}

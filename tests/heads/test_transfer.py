@@ -255,7 +255,7 @@ def test_from_one_database_to_another(stores: tuple[Store, Store], target: dict[
     assert found.comparison is not None
     rows = found.comparison.rows
     assert len(rows) == 24 * 3 * 3  # three labels of all, metal-poor and metal-rich stars
-    assert {row["n"] for row in rows} == {60, 150}
+    assert {row["stars"] for row in rows} == {60, 150}
     assert not set(found.head.training.ids) & set(found.comparison.test.ids)
     table = found.comparison.table("feh")
     assert [row["strategy"] for row in table] == ["residual", "full", "zero-shot"]

@@ -70,7 +70,7 @@ class Comparison:
     Attributes
     ----------
     rows : list of dict
-        ``inputs``, ``strategy``, ``n`` (stars learnt from), ``seed``, ``label``, ``part`` (of `PARTS`) and the figures of
+        ``inputs``, ``strategy``, ``stars`` (learnt from), ``seed``, ``label``, ``part`` (of `PARTS`) and the figures of
         `specdb.heads.measures.label_figures` on the test stars.
     heads : dict
         (inputs, strategy) -> head, of the first seed and the largest size.
@@ -107,7 +107,9 @@ class Comparison:
 
         `n` is the number of stars learnt from, by default the largest. Several seeds are averaged.
         """
-        chosen = [row for row in self.rows if row["label"] == label and row["n"] == (n or max(r["n"] for r in self.rows))]
+        chosen = [
+            row for row in self.rows if row["label"] == label and row["stars"] == (n or max(r["stars"] for r in self.rows))
+        ]
         out: dict[str, dict[str, str]] = {}
         for inputs, strategy in dict.fromkeys((row["inputs"], row["strategy"]) for row in chosen):
             cells = []
@@ -201,7 +203,7 @@ def compare_strategies(
             x_err=data.x_err,
         )
         prediction = head.predict(held.x)
-        about = {"inputs": key, "strategy": strategy, "n": n, "seed": seed}
+        about = {"inputs": key, "strategy": strategy, "stars": n, "seed": seed}
         rows += [about | row for row in _judge(held.y, prediction, names)]
         if seed == 0:
             heads[key, strategy], predictions[key, strategy] = head, prediction
