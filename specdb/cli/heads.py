@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from specdb.cli.common import CliProgress, db_option, output_options, print_tabl
 __all__ = ["heads"]
 
 _INPUTS = ("shared", "private", "both", "pixels")
-_KINDS = ("mlp", "ridge", "knn")
+_KINDS = ("mlp", "posterior", "ridge", "knn")
 
 
 @click.group()
@@ -137,24 +138,95 @@ def _settings(given: tuple[str, ...]) -> dict[str, Any]:
 
 @heads.command()
 @click.argument("name")
+@click.option("--quantiles", metavar="Q,...", help="Columns for quantiles, too: 0.16,0.84 gives <label>_q16, <label>_q84.")
 @db_option
 @quiet_option
-def predict(name: str, db: Path, quiet: bool) -> None:
+def predict(name: str, quantiles: str | None, db: Path, quiet: bool) -> None:
     """Predict labels for every spectrum of the head's modality; resumable, and new spectra cost only themselves.
 
-    The answers are the table `predictions` in SQL.
+    The answers are the table `predictions` in SQL, and a view of the head's own name.
     """
     from specdb.heads import load_head, predict_survey
     from specdb.store import Store
 
     store, progress = Store.open(db), CliProgress(quiet)
     report = predict_survey(
-        store, load_head(store, name), start=lambda n: progress.start("predict", n), advance=progress.advance
+        store,
+        load_head(store, name),
+        quantiles=_numbers(quantiles, float, "--quantiles") if quantiles else (),
+        start=lambda n: progress.start("predict", n),
+        advance=progress.advance,
     )
     progress.end()
     if not quiet:
         flagged = "".join(f"; {n} {flag.lower().replace('_', ' ')}" for flag, n in report.flagged.items() if n)
         click.echo(f"{report.predicted} spectra predicted, {report.kept} were there already{flagged}", err=True)
+
+
+def _numbers(text: str, kind: Callable[[str], Any], option: str) -> list[Any]:
+    try:
+        return [kind(one) for one in text.replace(",", " ").split()]
+    except ValueError:
+        raise click.UsageError(f"{option} {text}: give numbers with commas between them") from None
+
+
+@heads.command()
+@click.argument("name")
+@click.option("--ids", metavar="ID,...", help="Spectra to draw for.")
+@click.option("--sql", "query", metavar="SQL", help="SQL that gives a column spectrum_id, instead of --ids.")
+@click.option("--draws", type=click.IntRange(1), default=1000, show_default=True, help="Per spectrum.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Equal seeds give equal draws.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File of the draws.")
+@click.option("--figure", type=click.Path(dir_okay=False, path_type=Path), help="Corner figure of the first spectrum.")
+@db_option
+@quiet_option
+def sample(
+    name: str,
+    ids: str | None,
+    query: str | None,
+    draws: int,
+    seed: int,
+    output: Path,
+    figure: Path | None,
+    db: Path,
+    quiet: bool,
+) -> None:
+    """Draw from the joint posterior that the head NAME holds, for some spectra (--ids or --sql) or for all.
+
+    Rows are spectrum_id, draw and the labels; the ending of the file decides the format.
+    """
+    import numpy as np
+
+    from specdb.catalog import run_sql
+    from specdb.export import save_rows
+    from specdb.heads import draw_posteriors, load_head
+    from specdb.store import Store
+
+    if ids and query:
+        raise click.UsageError("give --ids or --sql, not both")
+    store = Store.open(db)
+    head = load_head(store, name)
+    wanted = np.array(_numbers(ids, int, "--ids"), np.int64) if ids else None
+    if query:
+        wanted = run_sql(store, query)["spectrum_id"].to_numpy()
+    count = save_rows(draw_posteriors(store, head, wanted, n=draws, seed=seed), output)
+    if figure is not None:
+        first = next(iter(draw_posteriors(store, head, None if wanted is None else wanted[:1], n=draws, seed=seed)))
+        _save_corner(head, first.slice(0, draws), figure)
+    if not quiet:
+        click.echo(f"{count // draws} spectra with {draws} draws each: {output}", err=True)
+
+
+def _save_corner(head: Any, rows: Any, path: Path) -> None:
+    """Draw the posterior of one spectrum."""
+    import numpy as np
+
+    from specdb.plots.heads import plot_posterior
+    from specdb.plots.style import save_figure
+
+    names = [f"{facts.name} [{facts.unit}]" if facts.unit else facts.name for facts in head.card.labels]
+    drawn = np.column_stack([rows[facts.name].to_numpy(zero_copy_only=False) for facts in head.card.labels])
+    save_figure(plot_posterior(drawn, names, title=f"{head.card.name}: spectrum {rows['spectrum_id'][0]}"), path)
 
 
 @heads.command()
@@ -173,7 +245,7 @@ def evaluate(name: str, query: str | None, out: Path | None, as_json: bool, db: 
     judged = database.evaluate_head(name, query)
     figures = judged.figures()
     if out is not None:
-        from specdb.plots.heads import plot_head
+        from specdb.plots.heads import plot_checks, plot_head
         from specdb.plots.style import save_figure
 
         out.mkdir(parents=True, exist_ok=True)
@@ -181,7 +253,10 @@ def evaluate(name: str, query: str | None, out: Path | None, as_json: bool, db: 
         units = {facts.name: facts.unit for facts in database.head(name).card.labels}
         for i, label in enumerate(judged.labels):
             columns = judged.truth[:, i], judged.mean[:, i], judged.sigma[:, i], judged.snr
-            save_figure(plot_head(*columns, label, units[label], f"{name}: {judged.what}"), out / f"{label}.png")
+            drawn = plot_head(*columns, label, units[label], f"{name}: {judged.what}", pit=judged.pit[:, i])
+            save_figure(drawn, out / f"{label}.png")
+        if judged.posterior is not None:
+            save_figure(plot_checks(judged.posterior, f"{name}: {judged.what}"), out / "posterior.png")
     if as_json:
         click.echo(json.dumps(figures, indent=1))
         return
@@ -195,6 +270,10 @@ def evaluate(name: str, query: str | None, out: Path | None, as_json: bool, db: 
                         f"  {label}, {by} {one['low']:g} to {one['high']:g}: scatter {one['sigma']:.3g}, "
                         f"bias {one['bias']:+.2g}, 68 % interval holds {one['coverage_68']:.0%}  (n = {one['n']})"
                     )
+    if judged.posterior is not None:
+        checks = judged.posterior
+        ranks = ", ".join(f"{label} {p:.2g}" for label, p in zip(checks.labels, checks.rank_p_values, strict=True))
+        click.echo(f"joint posterior, {checks.n} stars: ranks uniform with p = {ranks}; TARP p = {checks.tarp_p_value:.2g}")
     if out is not None:
         click.echo(f"evaluation.json and {len(judged.labels)} figures are in {out}", err=True)
 

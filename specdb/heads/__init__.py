@@ -13,6 +13,7 @@ _NAMES = {
     "LabelFacts": "card",
     "PredictReport": "predict",
     "Prediction": "card",
+    "draw_posteriors": "sampling",
     "evaluate_head": "evaluate",
     "fit_head": "head",
     "head_kinds": "kinds",

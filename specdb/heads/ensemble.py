@@ -21,7 +21,7 @@ from specdb.heads.kinds import Alone, Fitted, HeadData, Report
 __all__ = ["LOG_SIGMA", "EnsembleSettings", "MlpEnsemble", "absolute_error", "clip_members", "pace", "robust_loss"]
 
 LOG_SIGMA = (-6.0, 3.0)  #: of scaled labels: from 0.2 % to 20 standard deviations
-_ROWS = 2048  # spectra per matrix product in `predict`: what lies between layers stays in the cache
+_ROWS = 1024  # spectra per matrix product in `predict`: what lies between layers stays in the cache
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def _member(network: _Network, m: int, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _run(network: _Network, members: list[int], x: Tensor, outputs: Tensor) -> None:
-    """Write what members make of (n, d) into (M, n, 2L): one matrix product after the other, in memory that is used again."""
+    """Write what members make of (n, d) into (M, n, 2L), product after product, in memory that is used again."""
     last = len(network.weights) - 1
     layers = list(zip(network.weights, network.biases, strict=True))
     hidden = [torch.empty(len(x), weight.shape[-1]) for weight, _ in layers[:-1]]
