@@ -27,6 +27,7 @@ __all__ = ["Expectation", "Nearest", "Overall", "Residual", "Rule", "Sample"]
 _TRIM = 0.1
 _ROUNDS = 3
 _MIN_ORDINARY = 30
+_SPIKE, _FLANK = 8.0, 0.25  # sigmas of a spike, and how high, compared with it, its neighbours may be
 _WINSOR = 5.0  # residuals beyond this many sigmas do not pull the directions
 _TINY = 1e-12
 _VISITS = 8
@@ -75,11 +76,14 @@ class Residual:
         Inverse variance, of errors and of the scatter of ordinary spectra; 0 for pixels that say nothing.
     chi2 : ndarray (n,), float64
         Mahalanobis distance squared per pixel: about 1 for ordinary spectra.
+    spike : ndarray (n, p), bool
+        Pixels that stick out more sharply than the instrument can: cosmic rays and defects. Their weight is 0.
     """
 
     flux: np.ndarray
     weight: np.ndarray
     chi2: np.ndarray
+    spike: np.ndarray
 
 
 class Rule(Protocol):
@@ -205,6 +209,8 @@ class Expectation:
         """
         raw = spectra.flux - self.rule(spectra, self.ordinary)
         weight = self._weight(spectra.ivar)
+        spike = _spikes(raw * np.sqrt(weight))
+        weight[spike] = 0
         weighted = raw * weight
         n, r = len(raw), len(self.basis)
         chi2 = np.einsum("np,np->n", weighted, raw, dtype=np.float64)
@@ -217,18 +223,39 @@ class Expectation:
             chi2 -= (along * fitted).sum(axis=1)
             raw = raw - fitted.astype(np.float32) @ self.basis
         pixels = np.maximum((weight > 0).sum(axis=1), 1)
-        return Residual(raw, weight, np.maximum(chi2, 0) / pixels)
+        return Residual(raw, weight, np.maximum(chi2, 0) / pixels, spike)
 
     def left_of_ordinary(self, most: int = 4096) -> Residual:
         """Return the residual of (some of) the ordinary spectra themselves."""
         step = max(len(self.ordinary) // most, 1)
         return self(self.ordinary.take(slice(None, None, step)))
 
+    def weight(self, spectra: Sample) -> np.ndarray:
+        """Return the inverse variance (n, p), float32, of pixels by errors and scatter; 0 where they say nothing."""
+        return self._weight(spectra.ivar)
+
     def _weight(self, ivar: np.ndarray) -> np.ndarray:
         without = _without_errors(ivar)[:, None]
         with np.errstate(divide="ignore"):
             of_errors = np.where(ivar > 0, 1 / (1 / ivar + self.scatter), 0)
         return np.where(without, 1 / np.maximum(self.scatter_without_errors, _TINY), of_errors).astype(np.float32)
+
+
+def _spikes(z: np.ndarray) -> np.ndarray:
+    """Return where one pixel, or two side by side, of residuals (n, p) in sigmas stands alone.
+
+    A line of an instrument whose pixels sample its resolution puts at least a third of its height into the next pixels.
+    """
+    size = np.pad(np.abs(z), ((0, 0), (2, 2)))
+    before, here, behind = size[:, 1:-3], size[:, 2:-2], size[:, 3:-1]
+    single = (here > _SPIKE) & (np.maximum(before, behind) < _FLANK * here)
+    # Pairs are told by their left pixel: resampling has split a spike between both.
+    left = (np.maximum(here, behind) > _SPIKE) & (np.maximum(before, size[:, 4:]) < _FLANK * np.maximum(here, behind))
+    pair = left & (np.minimum(here, behind) >= _FLANK * np.maximum(here, behind))
+    pair[:, -1] = False
+    found = single | pair
+    found[:, 1:] |= pair[:, :-1]
+    return np.asarray(found)
 
 
 def _without_errors(ivar: np.ndarray) -> np.ndarray:

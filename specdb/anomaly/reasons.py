@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from specdb.anomaly.expected import Residual
 from specdb.anomaly.features import Peak
 from specdb.anomaly.lines import identify
 
-__all__ = ["describe_peak", "finder", "reasons"]
+__all__ = ["describe_peak", "finder", "reasons", "spikes"]
 
 #: Broader features than this share of their wavelength are described as ranges, not as lines.
 _LINE_WIDTH = 0.006
@@ -81,6 +82,16 @@ def reasons(
         if note:
             parts.append(note)
         found.append("; ".join(parts))
+    return found
+
+
+def spikes(residual: Residual, wavelength: np.ndarray) -> list[str]:
+    """Say of each spectrum where its strongest spike is, and how many there are; empty where there is none."""
+    size = np.where(residual.spike, np.abs(residual.flux), -1.0)
+    found = []
+    for at, count in zip(size.argmax(axis=1).tolist(), residual.spike.sum(axis=1).tolist(), strict=True):
+        more = f" and {count - 1} pixels elsewhere" if count > 2 else ""
+        found.append(f"defect: spike of one or two pixels at {wavelength[at]:.0f} A{more}, not counted" if count else "")
     return found
 
 

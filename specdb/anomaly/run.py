@@ -16,8 +16,8 @@ from specdb.anomaly.deviations import DEVIATIONS_FOLDER, deviation_table, deviat
 from specdb.anomaly.expected import Sample
 from specdb.anomaly.features import Peak
 from specdb.anomaly.ranking import COMBINATIONS, Ranked, rank
-from specdb.anomaly.reasons import reasons
-from specdb.anomaly.scores import SCORES, FittedScore, Unavailable, chosen_scores
+from specdb.anomaly.reasons import reasons, spikes
+from specdb.anomaly.scores import SCORES, FittedScore, Unavailable, chosen_scores, voting_scores
 from specdb.anomaly.survey import AnomalySettings, Survey
 from specdb.errors import DatabaseError, InputError, QueryError
 from specdb.spectra import Quality
@@ -31,6 +31,9 @@ __all__ = ["AnomalyRun", "anomaly_table", "run_anomalies"]
 
 #: Reasons are worked out for at least so many rows, and for all with a smaller p-value.
 _EXPLAINED, _EXPLAINED_P = 1000, 0.01
+_VERSION = 2  # changes with the numbers that the same spectra are given
+_SHIFTED = 2.0  # surprise of the redshift score from which the redshift is told
+_NOISE = 0.1  # share of negative pixels that ordinary light does not have
 
 
 class Progress(Protocol):
@@ -123,7 +126,7 @@ def run_anomalies(
             skipped[score.name] = str(reason)
     progress.end()
     raw = _raw_scores(survey, fitted, key, progress)
-    voting = [name for name in raw if SCORES[name].votes or settings.methods]
+    voting = list(raw) if settings.methods else voting_scores(raw)
     ranked = rank(raw, _covariates(survey), settings.combination, voting=voting)
     progress.start("reasons", None)
     words, deviations = _reasons(survey, ranked)
@@ -165,7 +168,7 @@ def _key(survey: Survey) -> str:
     inputs = [files[name].sha256 for pair in survey.parts for name in pair]
     beside = [files[n].sha256 for folder in ("pairs", "predictions", "labels") for n in survey.db.store.tables(folder)]
     deleted = survey.db.store.deleted(survey.modality).tolist()
-    return digest([inputs, beside, deleted, asdict(survey.settings)])
+    return digest([inputs, beside, deleted, asdict(survey.settings), _VERSION, list(SCORES)])
 
 
 def _raw_scores(survey: Survey, fitted: dict[str, FittedScore], key: str, progress: Progress) -> dict[str, np.ndarray]:
@@ -222,7 +225,6 @@ def _reasons(survey: Survey, ranked: Ranked) -> tuple[list[str | None], pa.Table
     count = max(_EXPLAINED, int((ranked.surprise > -np.log10(_EXPLAINED_P)).sum()))
     chosen = np.zeros(len(survey), bool)
     chosen[order[:count]] = True
-    columns = survey.metadata.select(["class", "z", "quality", "n_repaired"]).to_pydict()
     looks = "expectation" in vars(survey) or "feature" in ranked.components
     out: list[str | None] = [None] * len(survey)
     places = [deviation_table([], [], survey.wavelength, survey.modality)]
@@ -232,10 +234,23 @@ def _reasons(survey: Survey, ranked: Ranked) -> tuple[list[str | None], pa.Table
             continue
         at = rows + block.rows.start
         peaks: list[list[Peak]] = [[] for _ in rows]
+        seen = [""] * len(rows)
         if looks:
             some: Sample = block.spectra.take(rows)
-            peaks = survey.detector.peaks(survey.expectation(some))
-        notes = [_note(*(columns[name][i] for name in ("class", "z", "quality"))) for i in at.tolist()]
+            residual = survey.expectation(some)
+            peaks = survey.detector.peaks(residual)
+            seen = spikes(residual, survey.wavelength)
+        facts = survey.metadata.take(pa.array(at)).to_pylist()
+        negative = (block.spectra.flux[rows] < 0).mean(axis=1) > _NOISE
+        notes = [
+            "; ".join(filter(None, (defect, _note(row["class"], row["z"], row["quality"], noisy))))
+            for defect, row, noisy in zip(seen, facts, negative.tolist(), strict=True)
+        ]
+        if (gain := ranked.components.get("redshift")) is not None and (gain[at] > _SHIFTED).any():
+            likely = np.flatnonzero(gain[at] > _SHIFTED)
+            _, redshift = survey.shifted(block.spectra.take(rows[likely]))
+            for row, z in zip(likely.tolist(), redshift.tolist(), strict=True):
+                notes[row] = "; ".join(filter(None, (f"ordinary spectra fit it better at z = {z:.3f}", notes[row])))
         components = {name: values[at] for name, values in ranked.components.items()}
         titles = {name: SCORES[name].title for name in components}
         words = reasons(peaks, survey.wavelength, survey.modality, components, titles, notes)
@@ -245,7 +260,7 @@ def _reasons(survey: Survey, ranked: Ranked) -> tuple[list[str | None], pa.Table
     return out, pa.concat_tables(places)
 
 
-def _note(kind: str | None, z: float | None, quality: int | None) -> str:
+def _note(kind: str | None, z: float | None, quality: int | None, noisy: bool) -> str:
     parts = []
     if kind and kind != "STAR":
         redshift = f", z = {z:.3f}" if z is not None and np.isfinite(z) and -1 < z < 10 and kind in ("GALAXY", "QSO") else ""
@@ -254,6 +269,8 @@ def _note(kind: str | None, z: float | None, quality: int | None) -> str:
         parts.append("more than a tenth of its pixels were repaired")
     if quality and quality & Quality.LOW_CONTINUUM:
         parts.append("its continuum is near zero somewhere")
+    if noisy:
+        parts.append("more than a tenth of its flux is negative: noise rather than light")
     return "; ".join(parts)
 
 

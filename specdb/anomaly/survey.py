@@ -14,9 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from specdb.anomaly.decoded import Decoded
 from specdb.anomaly.expected import Expectation, Nearest, Overall, Residual, Sample
 from specdb.anomaly.features import FeatureDetector
 from specdb.anomaly.graph import Graph
+from specdb.anomaly.shifted import ShiftedModel
 from specdb.errors import DatabaseError
 from specdb.spectra import get_modality
 from specdb.spectra.stars import star_groups
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["AnomalySettings", "Block", "Survey"]
 
 BLOCK_ROWS = 1024
+
+#: Text columns, which take most of the memory, are not kept.
+_NUMBERS = ("ra", "dec", "gaia_source_id", "snr", "z", "quality", "n_repaired")
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,11 @@ class Block:
         """What the neighbours' mean leaves of the spectra; several scores and the reasons look at it."""
         return self.survey.expectation(self.spectra)
 
+    @cached_property
+    def decoder_residual(self) -> Residual:
+        """What the encoder's decoder leaves of the spectra."""
+        return self.survey.decoded(self.spectra)
+
 
 @dataclass(frozen=True)
 class Survey:
@@ -105,11 +115,15 @@ class Survey:
 
     @cached_property
     def metadata(self) -> pa.Table:
-        """Everything about each row but its flux and errors, in the order of the rows."""
+        """What scores and reasons need to know about each row, in the order of the rows; numbers, and the class."""
+        return self.columns(*_NUMBERS, "class")
+
+    def columns(self, *names: str) -> pa.Table:
+        """Read columns of the spectra that are scored, in the order of the rows."""
         store = self.db.store
         dataset = open_parts(store.root, store.spectra_parts(self.modality))
         with readable(store.root):
-            table = dataset.to_table(columns=[name for name in dataset.schema.names if name not in ("flux", "ivar")])
+            table = dataset.to_table(columns=["spectrum_id", *(n for n in names if n != "spectrum_id")])
         deleted = store.deleted(self.modality)
         return table.filter(pa.array(~in_sorted(table["spectrum_id"].to_numpy(), deleted))) if len(deleted) else table
 
@@ -197,6 +211,16 @@ class Survey:
     def components(self) -> Expectation:
         """The expected spectrum from the mean of all and principal components."""
         return Expectation.fit(self.sample, Overall(), 2 * self.settings.rank)
+
+    @cached_property
+    def decoded(self) -> Expectation:
+        """The expected spectrum from the encoder's decoder, which knows the directions of ordinary spectra already."""
+        return Expectation.fit(self.sample, Decoded(self.db.encoder, self.modality, self.db.device), 0)
+
+    @cached_property
+    def shifted(self) -> ShiftedModel:
+        """Ordinary spectra at rest and at a redshift; `InputError` where the grid is not logarithmic."""
+        return ShiftedModel.fit(self.components, self.wavelength)
 
     @cached_property
     def detector(self) -> FeatureDetector:

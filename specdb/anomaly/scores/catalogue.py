@@ -27,6 +27,7 @@ class CatalogueDisagreement:
     title = "its labels are not those that its spectrum predicts"
     needs = ("predictions",)
     votes = True
+    replaces = ()
 
     def fit(self, survey: Survey) -> FittedScore:
         """Join predictions with catalogues."""

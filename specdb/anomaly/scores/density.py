@@ -28,6 +28,7 @@ class Density:
     title = "its embedding lies where the survey is thin"
     needs = ("embedding",)
     votes = False
+    replaces = ()
 
     def fit(self, survey: Survey) -> FittedScore:
         """Fit to the sample."""

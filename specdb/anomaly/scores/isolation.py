@@ -21,6 +21,7 @@ class Isolation:
     title = "its embedding is easily cut off from the others"
     needs = ("embedding",)
     votes = False
+    replaces = ()
 
     def fit(self, survey: Survey) -> FittedScore:
         """Grow 200 trees on the sample."""

@@ -21,6 +21,7 @@ class NeighbourDistance:
     title = "few spectra are like it"
     needs = ("embedding",)
     votes = False
+    replaces = ()
 
     def fit(self, survey: Survey) -> FittedScore:
         """Look the distances up in the index."""
@@ -39,6 +40,7 @@ class LocalReachability:
     title = "it lies apart from its neighbours"
     needs = ("embedding",)
     votes = False
+    replaces = ()
 
     def fit(self, survey: Survey) -> FittedScore:
         """Compute the factor of all rows from the index's neighbours."""

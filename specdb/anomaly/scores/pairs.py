@@ -72,6 +72,7 @@ class PairDisagreement:
     title = "its partner in the other survey looks like another star"
     needs = ("embedding", "pairs")
     votes = True
+    replaces = ()
 
     def fit(self, survey: Survey) -> FittedScore:
         """Find the partners; the encoder must have both modalities in one space."""
@@ -102,6 +103,7 @@ class TranslationResidual:
     title = "it is not what the spectrum of the other survey predicts"
     needs = ("spectra", "pairs", "decoder")
     votes = True
+    replaces = ()
 
     def fit(self, survey: Survey) -> FittedScore:
         """Find the partners and load the decoder."""

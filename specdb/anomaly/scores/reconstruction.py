@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specdb.anomaly.expected import Expectation, Sample
+from specdb.anomaly.decoded import Decoded
+from specdb.anomaly.expected import Expectation
+from specdb.anomaly.features import FeatureDetector
 from specdb.anomaly.scores.score import FittedScore, Unavailable, loaded_encoder
-from specdb.encoders import Encoder
 from specdb.encoders.clip import ClipModel
 
 if TYPE_CHECKING:
     from specdb.anomaly.survey import Block, Survey
 
-__all__ = ["Decoded", "DecoderResidual", "Reconstruction"]
+__all__ = ["DecoderFeatures", "DecoderResidual", "Reconstruction"]
 
 
 class Reconstruction:
@@ -25,6 +26,7 @@ class Reconstruction:
     title = "principal components of ordinary spectra do not rebuild it"
     needs = ("spectra",)
     votes = False
+    replaces = ()
 
     def fit(self, survey: Survey) -> FittedScore:
         """Find mean and components."""
@@ -36,48 +38,49 @@ class Reconstruction:
         return score
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """The rule that the encoder's own decoder is: it expects what it rebuilds from the embedding of a spectrum."""
-
-    encoder: Encoder
-    modality: str
-    device: str
-
-    def __call__(self, spectra: Sample, ordinary: Sample) -> np.ndarray:
-        """Return the rebuilt flux (n, p), float32."""
-        import torch
-
-        model = self.encoder.model
-        assert isinstance(model, ClipModel)
-        found = self.encoder.encode(spectra.flux, self.modality, device=self.device, normalise=False)
-        with torch.inference_mode():
-            embeddings = {name: torch.from_numpy(value) for name, value in found.items()}
-            rebuilt = model.reconstruct(embeddings, self.modality).cpu().numpy()
-        if self.modality == "lamost_lrs":  # its decoder gives standardised spectra
-            spread, mean = spectra.flux.std(axis=1, keepdims=True), spectra.flux.mean(axis=1, keepdims=True)
-            rebuilt = rebuilt * spread + mean
-        return rebuilt.astype(np.float32)
-
-
 class DecoderResidual:
     """The same with the encoder's own decoder instead of principal components."""
 
     name = "decoder_residual"
     title = "the encoder's decoder does not rebuild it"
     needs = ("spectra", "decoder")
-    votes = False
+    votes = True
+    replaces = ("neighbour_residual",)
 
     def fit(self, survey: Survey) -> FittedScore:
         """Measure how well ordinary spectra are rebuilt."""
-        encoder = loaded_encoder(survey)
-        model = encoder.model
-        if not isinstance(model, ClipModel) or not model.config.reconstructs:
-            raise Unavailable(f"encoder {encoder.name} has no decoder that rebuilds spectra")
-        rule = Decoded(encoder, survey.modality, survey.db.device)
-        fitted = Expectation.fit(survey.sample, rule, survey.settings.rank)
+        _ = _decoded(survey)
 
         def score(block: Block) -> np.ndarray:
-            return fitted(block.spectra).chi2
+            return block.decoder_residual.chi2
 
         return score
+
+
+class DecoderFeatures:
+    """The strongest single feature, narrow or broad, in what the encoder's decoder does not rebuild; in sigmas."""
+
+    name = "decoder_feature"
+    title = "one feature stands out from what the encoder's decoder rebuilds"
+    needs = ("spectra", "decoder")
+    votes = True
+    replaces = ("feature",)
+
+    def fit(self, survey: Survey) -> FittedScore:
+        """Measure how strong features of ordinary spectra are."""
+        detector = FeatureDetector.fit(_decoded(survey).left_of_ordinary())
+
+        def score(block: Block) -> np.ndarray:
+            return detector.strongest(block.decoder_residual)
+
+        return score
+
+
+def _decoded(survey: Survey) -> Expectation:
+    encoder = loaded_encoder(survey)
+    model = encoder.model
+    if not isinstance(model, ClipModel) or not model.config.reconstructs:
+        raise Unavailable(f"encoder {encoder.name} has no decoder that rebuilds spectra")
+    if survey.modality not in encoder.modalities:
+        raise Unavailable(f"encoder {encoder.name} does not encode {survey.modality}")
+    return survey.decoded

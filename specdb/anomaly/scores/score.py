@@ -46,6 +46,11 @@ class Score(Protocol):
         """Whether it takes part in the combined score where no scores are named; docs/anomalies.md says why."""
         ...
 
+    @property
+    def replaces(self) -> tuple[str, ...]:
+        """Names of scores that do not vote where this one does."""
+        ...
+
     def fit(self, survey: Survey) -> FittedScore:
         """Learn what is ordinary in a survey; raises `Unavailable`."""
         ...

@@ -21,6 +21,7 @@ class ExpectedSpectrum:
     title = "its spectrum differs from that of its neighbours"
     needs = ("embedding", "spectra")
     votes = True
+    replaces = ()
 
     def fit(self, survey: Survey) -> FittedScore:
         """Make the model of ordinary spectra."""
@@ -39,6 +40,7 @@ class Features:
     title = "one feature stands out from what its neighbours show"
     needs = ("embedding", "spectra")
     votes = True
+    replaces = ()
 
     def fit(self, survey: Survey) -> FittedScore:
         """Measure how strong features of ordinary spectra are."""
