@@ -23,6 +23,15 @@ _PARTS = {"full": "all stars", "poor": "[Fe/H] < -1", "rich": "[Fe/H] > -1"}
 _NAMES = {"feh": "[Fe/H]", "alphafe": "[alpha/Fe]", "teff": "Teff", "logg": "log g"}
 #: Lines that stars on the whole do not have, or that lie elsewhere, say nothing about a label.
 _MARKED = tuple(line for line in LINES if not line.sky and not line.band and not line.name.startswith(("[", "He")))
+#: Strong lines of iron and strontium (NIST ASD; vacuum), for abundances.
+_METALS = tuple(
+    Line(name, wavelength)
+    for name, wavelength in (
+        ("Fe I 4046", 4046.96), ("Sr II 4078", 4078.86), ("Fe I 4272", 4272.96), ("Fe I 4384", 4384.78),
+        ("Fe I 4405", 4405.99), ("Ba II 4554", 4555.31), ("Fe I 4921", 4921.87), ("Fe I 4957", 4958.98),
+        ("Fe I 5270", 5271.00), ("Fe I 5328", 5329.52), ("Fe I 5406", 5407.28),
+    )
+)  # fmt: skip
 
 
 def plot_learning_curves(rows: Sequence[Mapping[str, Any]], label: str, figure: str = "r2") -> Figure:
@@ -46,6 +55,8 @@ def plot_learning_curves(rows: Sequence[Mapping[str, Any]], label: str, figure: 
         raise InputError(f"no row has the figure {figure!r} of label {label!r}")
     inputs, strategies = (list(dict.fromkeys(row[key] for row in chosen)) for key in ("inputs", "strategy"))
     parts = [part for part in _PARTS if any(row["part"] == part for row in chosen)]
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     drawn, axes = new_figure(
         3.1 * len(parts) + 0.6, 2.5 * len(inputs) + 0.7, len(inputs), len(parts), sharex=True, squeeze=False
     )
@@ -65,9 +76,13 @@ def plot_learning_curves(rows: Sequence[Mapping[str, Any]], label: str, figure: 
                 lows.append(mean.min())
                 highs.append(mean.max())
             axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
+            axis.xaxis.set_minor_formatter(NullFormatter())
+            axis.tick_params(axis="x", labelsize=7)
             if figure == "r2":  # a strategy that fails altogether would hide the others
-                top = max(highs)
-                low = max(min(lows), top - 3 * (top - float(np.median(lows))), -1.0) - 0.02
+                top, usual = max(highs), float(np.median(lows))
+                low = max(min(lows), usual - 2 * (top - usual)) - 0.02
                 axis.set_ylim(low, min(1.0, top + 0.1 * (top - low)))
             if i == 0:
                 axis.set_title(_PARTS[part], fontsize=9)
@@ -130,7 +145,7 @@ def plot_landscapes(landscapes: Mapping[str, Landscape]) -> Figure:
         axis.set_title(f"{name}: {one.loss[centre, centre]:.3f}", fontsize=9)
         axis.set(xlabel="first direction", aspect="equal")
     axes[0, 0].set_ylabel("second direction")
-    bar = figure.colorbar(filled, ax=axes, label="log10 mean squared error / variance", format="%.1f")
+    bar = figure.colorbar(filled, ax=axes, label="log10 mean squared error / variance", format="%.2f")
     bar.ax.tick_params(labelsize=7)
     return figure
 
@@ -146,7 +161,8 @@ def plot_sensitivity(wavelength: np.ndarray, found: Mapping[str, Sensitivity], l
     label : str
     """
     figure, axes = new_figure(9, 1.7 * len(found) + 0.9, len(found), 1, sharex=True, squeeze=False)
-    marked = [line for line in _MARKED if wavelength[0] < line.wavelength < wavelength[-1]]
+    inside = [line for line in (*_MARKED, *_METALS) if wavelength[0] < line.wavelength < wavelength[-1]]
+    marked = sorted(inside, key=lambda line: line.wavelength)
     for k, (axis, (title, one)) in enumerate(zip(axes[:, 0], found.items(), strict=True)):
         if label not in one.labels:
             raise InputError(f"{title} has no label {label!r}; it has {', '.join(one.labels)}")
@@ -171,11 +187,11 @@ def plot_sensitivity(wavelength: np.ndarray, found: Mapping[str, Sensitivity], l
 
 def _staggered(lines: Sequence[Line]) -> list[float]:
     """Return a height for each name, so that neighbours do not overlap."""
-    heights, last = [], {0: -np.inf, 1: -np.inf}
+    heights, last = [], [-np.inf] * 4
     for line in lines:
-        level = 0 if line.wavelength - last[0] > 110 else 1
+        level = next((k for k, end in enumerate(last) if line.wavelength - end > 95), 3)
         last[level] = line.wavelength
-        heights.append(0.12 * level)
+        heights.append(0.11 * level)
     return heights
 
 
