@@ -34,6 +34,10 @@ _WORDS = {
 }
 
 
+#: Units of the usual labels; a head does not know those of its catalogue.
+_UNITS = {"teff": "K", "logg": "dex", "feh": "dex", "mh": "dex", "alpha_m": "dex", "alpha_fe": "dex", "rv": "km/s"}
+
+
 @st.cache_data(max_entries=16, show_spinner="judging the head")
 def _evaluated(_db: Database, changed: int, name: str) -> HeadEvaluation:
     return _db.evaluate_head(name)
@@ -44,7 +48,7 @@ def _figure(_db: Database, changed: int, name: str, label: str) -> bytes:
     found = _evaluated(_db, changed, name)
     i = found.labels.index(label)
     held = io.BytesIO()
-    figure = plot_head(found.truth[:, i], found.mean[:, i], found.sigma[:, i], found.snr, label, title=name)
+    figure = plot_head(found.truth[:, i], found.mean[:, i], found.sigma[:, i], found.snr, label, _UNITS.get(label, ""), name)
     figure.savefig(held, format="png", dpi=110)
     return held.getvalue()
 
@@ -112,7 +116,8 @@ def _side_by_side(found: list[HeadEvaluation], label: str) -> None:
     left, right = st.columns([3, 2])
     with left:
         truth = next(iter(columns.values()))[0]
-        chart = one_to_one_chart(truth, {head: mean for head, (_, mean, _) in columns.items()}, label, dark=is_dark())
+        named = f"{label} ({_UNITS[label]})" if label in _UNITS else label
+        chart = one_to_one_chart(truth, {head: mean for head, (_, mean, _) in columns.items()}, named, dark=is_dark())
         st.plotly_chart(chart, key="side-by-side", alt=f"{label} predicted by two heads against the catalogue")
     with right:
         rows: list[dict[str, Any]] = [

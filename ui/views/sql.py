@@ -12,10 +12,11 @@ from specdb.catalog import connect
 from specdb.catalog.saved import forget_query, save_query, saved_queries
 from specdb.catalog.session import UNTRUSTED
 from specdb.database import Database
+from specdb.errors import SpecdbError
 from specdb.plots.sky import plot_sky, sky_map
 from ui.asking import ask
 from ui.charts import histogram_chart, scatter_chart
-from ui.model import rows_as_bytes
+from ui.model import rows_as_bytes, safe_message
 from ui.shell import database, fingerprint, go_to, is_dark, parameter, remember, samp_button
 
 __all__ = ["sql_page"]
@@ -49,7 +50,11 @@ def sql_page() -> None:
         if not asked:
             st.caption("Results have up to 100,000 rows and 10 s; the address of the page holds the query.")
             return
-        table, cut = ask(db, fingerprint(), asked)
+        try:
+            table, cut = ask(db, fingerprint(), asked)
+        except SpecdbError as error:  # here, beside the question, rather than below the page
+            st.error(safe_message(error, db.store.root))
+            return
         st.caption(f"{table.num_rows:,} rows" + (f", cut off at {UNTRUSTED.rows:,}" if cut else ""))
         _result(db, table, asked)
 
