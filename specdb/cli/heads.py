@@ -67,6 +67,60 @@ def show(name: str, db: Path) -> None:
     click.echo((head_folder(store, name) / "head.json").read_text(encoding="utf-8"), nl=False)
 
 
+@heads.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--name", required=True, help="Of the head in the database.")
+@click.option(
+    "--label", "labels", multiple=True, required=True, metavar="NAME[:UNIT]", help="An output, in order; repeatable."
+)
+@click.option(
+    "--encoder", required=True, metavar="NAME|HASH", help="Whose embeddings it reads: name, folder, or weight hash."
+)
+@click.option("--modality", required=True, help="Of the spectra that it reads.")
+@click.option(
+    "--stats", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSON: mean and std of the inputs."
+)
+@click.option("--rescale", metavar="SCALE,SHIFT", help="The label is the output times SCALE plus SHIFT.")
+@click.option("--trust-pickle", is_flag=True, help="FILE is a pickled sbi posterior; unpickling runs whatever it contains.")
+@db_option
+@quiet_option
+def import_(
+    file: Path,
+    name: str,
+    labels: tuple[str, ...],
+    encoder: str,
+    modality: str,
+    stats: Path | None,
+    rescale: str | None,
+    trust_pickle: bool,
+    db: Path,
+    quiet: bool,
+) -> None:
+    """Import a head that others have trained: SpecCLIP's perceptrons (.pt), of which nothing is executed.
+
+    Pickled posteriors of sbi are refused without --trust-pickle; with it one is opened once, and a posterior head is taught
+    its answers, so that nothing pickled is kept.
+    """
+    from specdb.heads import LabelFacts, import_head, import_posterior
+    from specdb.store import Store
+
+    facts = tuple(LabelFacts(*one.split(":", 1)) for one in labels)
+    store = Store.open(db)
+    common: dict[str, Any] = {"encoder": encoder, "modality": modality, "stats": stats}
+    if trust_pickle:
+        if rescale:
+            raise click.UsageError("--rescale is for perceptrons; a posterior draws labels as they are")
+        click.echo(f"warning: {file} is unpickled; whatever its maker put into it runs now, with your rights", err=True)
+        import_posterior(store, file, name, facts, **common, report=None if quiet else _report)
+    else:
+        numbers = _numbers(rescale, float, "--rescale") if rescale else [1.0, 0.0]
+        if len(numbers) != 2:
+            raise click.UsageError(f"--rescale {rescale}: give two numbers, SCALE,SHIFT")
+        import_head(store, file, name, facts, **common, scale=numbers[0], shift=numbers[1])
+    if not quiet:
+        click.echo(f"{name}: imported; `specdb heads predict {name}` uses it", err=True)
+
+
 @heads.command()
 @click.argument("name")
 @click.option("--labels", "query", required=True, metavar="SQL", help="spectrum_id, labels, and <label>_err where known.")

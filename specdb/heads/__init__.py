@@ -17,6 +17,8 @@ _NAMES = {
     "evaluate_head": "evaluate",
     "fit_head": "head",
     "head_kinds": "kinds",
+    "import_head": "published",
+    "import_posterior": "published",
     "list_heads": "train",
     "load_head": "train",
     "predict_survey": "predict",

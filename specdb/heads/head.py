@@ -191,7 +191,7 @@ class Head:
             **{k: getattr(card, k) for k in _PLAIN},
             "config": card.config.to_json(),
             "labels": [
-                vars(facts) | {"low": float(low), "high": float(high), "sigma_factor": float(factor)}
+                vars(facts) | {"low": _number(low), "high": _number(high), "sigma_factor": float(factor)}
                 for facts, low, high, factor in zip(card.labels, self.labels.low, self.labels.high, self.factor, strict=True)
             ],
         }
@@ -241,6 +241,11 @@ class Head:
             return cls(card, model, inputs, scale, domain, arrays["factor"], training)
         except (KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(f"head {folder.name} is damaged ({error}); train it again") from error
+
+
+def _number(value: float) -> float | None:
+    """Return a number as JSON can hold it."""
+    return float(value) if np.isfinite(value) else None
 
 
 def _training(arrays: dict[str, np.ndarray]) -> Training:

@@ -24,8 +24,11 @@ _KINDS = {
     "knn": ("specdb.heads.baselines", "Neighbours"),
 }
 
-#: Kinds that are not fitted on their own: `specdb transfer` makes them from another head.
-_DERIVED = {"residual": ("specdb.heads.transfer.residual", "ResidualModel")}
+#: Kinds that are not fitted on their own: made from another head by `specdb transfer`, or imported.
+_DERIVED = {
+    "residual": ("specdb.heads.transfer.residual", "ResidualModel"),
+    "published": ("specdb.heads.published", "PublishedMlp"),
+}
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ def label_figures(truth: np.ndarray, mean: np.ndarray, sigma: np.ndarray) -> dic
         stars within one sigma and 1.96 sigma with 95 per cent intervals, the number of sigmas that hold 95 per cent of
         the stars (``width_95``), and ``median_sigma``.
     """
-    known = np.isfinite(truth) & np.isfinite(mean) & np.isfinite(sigma)
+    stated = bool(np.isfinite(sigma).any())  # a head that states no sigma at all is judged by its means
+    known = np.isfinite(truth) & np.isfinite(mean) & (np.isfinite(sigma) | (not stated))
     n = int(known.sum())
     if n < 3:
         return {"n": n}
@@ -44,6 +45,8 @@ def label_figures(truth: np.ndarray, mean: np.ndarray, sigma: np.ndarray) -> dic
         "r2": r_squared(t, m) if np.ptp(t) > 0 else float("nan"),
         "median_sigma": float(np.median(s)),
     }
+    if not stated:
+        return out | dict.fromkeys([*_LEVELS, "width_95"], float("nan"))
     for name, width in _LEVELS.items():
         share = float(np.mean(np.abs(residual) <= width * s))
         out |= {name: share, f"{name}_interval": list(wilson(share, n))}

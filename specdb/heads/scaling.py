@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Domain", "InputScale", "LabelScale"]
+__all__ = ["LOGARITHMIC", "Domain", "InputScale", "LabelScale"]
 
 #: Positive labels over a wide range: their logarithm is what a head learns.
-_LOGARITHMIC = ("teff",)
+LOGARITHMIC = ("teff",)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class LabelScale:
     def _forward(labels: tuple[str, ...], y: np.ndarray) -> np.ndarray:
         z = np.array(y, np.float64)
         for i, name in enumerate(labels):
-            if name in _LOGARITHMIC:
+            if name in LOGARITHMIC:
                 z[:, i] = np.log10(z[:, i])
         return z
 
@@ -88,7 +88,7 @@ class LabelScale:
         """Return labels (..., L), float32, of scaled ones (..., L)."""
         y = z.astype(np.float64) * self.scatter + self.mean
         for i, name in enumerate(self.labels):
-            if name in _LOGARITHMIC:
+            if name in LOGARITHMIC:
                 y[..., i] = 10 ** y[..., i]
         return y.astype(np.float32)
 
@@ -96,13 +96,13 @@ class LabelScale:
         """Return labels and their sigmas (n, L), float64."""
         y = mean.astype(np.float64) * self.scatter + self.mean
         for i, name in enumerate(self.labels):
-            if name in _LOGARITHMIC:
+            if name in LOGARITHMIC:
                 y[:, i] = 10 ** y[:, i]
         return y, sigma * self._slope(y)
 
     def _slope(self, y: np.ndarray) -> np.ndarray:
         """Return the derivative (n, L) of the label by the scaled label."""
-        log = np.array([name in _LOGARITHMIC for name in self.labels])
+        log = np.array([name in LOGARITHMIC for name in self.labels])
         return np.where(log, y * np.log(10), 1.0) * self.scatter
 
 
