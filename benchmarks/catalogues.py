@@ -1,6 +1,6 @@
 """Catalogues against the plain way, in one run: a join of ten million rows, a positional match, knn in SQL.
 
-    python benchmarks/catalogues.py [join] [match] [knn] [--rows 10000000] [--stars 1000000] [--part-rows 4096]
+    python benchmarks/catalogues.py [join] [match] [knn] [--rows 10000000] [--stars 1000000] [--vectors 200000]
 
 The database of the join is synthetic (64-dimensional vectors, about 2.5 GB at ten million) and removed afterwards.
 Processor time is given beside wall time, because this is often run on machines that others use.
@@ -173,6 +173,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--stars", type=int, default=1_000_000)
     parser.add_argument("--part-rows", type=int, default=4096)
+    parser.add_argument("--vectors", type=int, default=200_000)
     parser.add_argument("--without-lsdb", action="store_true")
     arguments = parser.parse_args()
     rows = []
@@ -181,7 +182,7 @@ def main() -> None:
     if "match" in arguments.parts:
         rows += match(arguments.stars, not arguments.without_lsdb)
     if "knn" in arguments.parts:
-        rows += knn()
+        rows += knn(arguments.vectors)
     write_results("catalogues", __doc__, rows, machine())
 
 

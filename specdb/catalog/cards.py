@@ -45,7 +45,7 @@ class Card:
     file, sha256 : str
         Where it came from.
     rows : int
-        Rows of that file: `stored` and `duplicates` add up to it.
+        Rows of that file: `stored`, `duplicates` and `far` add up to it.
     stored : int
     duplicates : int
         Rows left out because their key had occurred before.
@@ -57,6 +57,10 @@ class Card:
         Columns that could not be stored.
     complete_for : str
         Fingerprint of the spectra among which every key was found when the catalogue was added; empty where some were not.
+    far : int
+        Rows left out because no spectrum is near.
+    nearby_to : str
+        Fingerprint of the spectra that the rows are near to; empty where all rows were taken.
     """
 
     name: str
@@ -70,6 +74,8 @@ class Card:
     sentinels: dict[str, dict[str, int]]
     left_out: tuple[str, ...]
     complete_for: str = ""
+    far: int = 0
+    nearby_to: str = ""
 
     @property
     def path(self) -> str:

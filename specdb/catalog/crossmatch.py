@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from specdb.catalog.matches import Positions, fingerprint, positions
+from specdb.catalog.matches import Positions, fingerprint, positions, separation_quantiles
 from specdb.catalog.session import connect
-from specdb.catalog.sphere import Pairs, best, move, symmetric, within
+from specdb.catalog.sphere import Pairs, best, move, shifted, symmetric, within
 from specdb.catalog.view import opened_parts, quoted
 from specdb.errors import InputError, QueryError
 from specdb.store import Store
@@ -19,11 +19,6 @@ from specdb.store import Store
 __all__ = ["PAIRS_FOLDER", "MatchQuality", "crossmatch", "pairs_path"]
 
 PAIRS_FOLDER = "pairs"
-
-#: How far the second list is shifted to count chance matches, in radii, but at least `_LEAST_SHIFT_ARCSEC`.
-_SHIFT_RADII = 5
-_LEAST_SHIFT_ARCSEC = 20.0
-_DIRECTIONS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 
 #: A Gaia source_id gives its position to about this (half the diagonal of a HEALPix pixel of level 12 is 36 arcsec).
 _HEALPIX_ERROR_ARCSEC = 30
@@ -154,7 +149,7 @@ def crossmatch(
     quality = MatchQuality(
         first, second, pairs.num_rows, len(ids), len(near), (len(here.ids), len(there.ids)),
         (len(np.unique(pairs[first])), len(np.unique(pairs[second]))), radius_arcsec, mode, ambiguous,
-        _quantiles(near.separation_arcsec), expected, tuple(notes),
+        separation_quantiles(near.separation_arcsec), expected, tuple(notes),
     )  # fmt: skip
     with store.writing() as writer:
         record = {"kind": "pairs", "method": method, "id": id, "pm": pm, "matched": fingerprint(store)}
@@ -227,13 +222,8 @@ def _by_chance(
     here: Positions, there: Positions, rows1: np.ndarray, rows2: np.ndarray, radius_arcsec: float, mode: Mode
 ) -> float:
     """Return the mean number of pairs with the second side shifted, along great circles, farther than any true pair."""
-    shift = max(_SHIFT_RADII * radius_arcsec, _LEAST_SHIFT_ARCSEC) * 1e3
-    counts = []
-    for east, north in _DIRECTIONS:
-        years = np.full(len(there.ids), shift)
-        ra, dec = move(there.ra, there.dec, np.full(len(years), float(east)), np.full(len(years), float(north)), years)
-        counts.append(len(_near(here, replace(there, ra=ra, dec=dec), rows1, rows2, radius_arcsec, mode)[0]))
-    return float(np.mean(counts))
+    moved = (replace(there, ra=ra, dec=dec) for ra, dec in shifted(there.ra, there.dec, radius_arcsec))
+    return float(np.mean([len(_near(here, one, rows1, rows2, radius_arcsec, mode)[0]) for one in moved]))
 
 
 def _rough(store: Store, modality: str, radius_arcsec: float) -> list[str]:
@@ -264,10 +254,3 @@ def _separations(here: Positions, there: Positions, ids: np.ndarray) -> np.ndarr
     lon1, lat1, lon2, lat2 = map(np.radians, (here.ra[rows[0]], here.dec[rows[0]], there.ra[rows[1]], there.dec[rows[1]]))
     half = np.sin((lat2 - lat1) / 2) ** 2 + np.cos(lat1) * np.cos(lat2) * np.sin((lon2 - lon1) / 2) ** 2
     return np.degrees(2 * np.arcsin(np.sqrt(np.minimum(half, 1)))) * 3600
-
-
-def _quantiles(separation: np.ndarray) -> dict[str, float]:
-    if not len(separation):
-        return {}
-    levels: dict[str, Any] = {"min": 0, "16%": 0.16, "median": 0.5, "84%": 0.84, "99%": 0.99, "max": 1}
-    return {name: round(float(np.quantile(separation, level)), 4) for name, level in levels.items()}

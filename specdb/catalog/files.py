@@ -10,10 +10,11 @@ import gzip
 import io
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +22,12 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from specdb.errors import InputError
+from specdb.store import digest, sha256_file
 
-__all__ = ["CatalogueFile", "open_catalogue"]
+if TYPE_CHECKING:
+    from specdb.catalog.hats import Cell
+
+__all__ = ["CatalogueFile", "open_catalogue", "parquet_schema"]
 
 #: Bytes of a VOTable, whose parser holds it several times over.
 VOTABLE_LIMIT = 2 << 30
@@ -44,22 +49,41 @@ class CatalogueFile:
         Starts a new pass over the rows; yields `pyarrow.RecordBatch`.
     left_out : tuple of str
         Columns that no stored table can hold.
+    files : tuple of Path
+        The files of a catalogue that is a folder (HATS).
+    position : (str, str) or None
+        Columns of right ascension and declination, where the catalogue names them.
+    narrowed : callable or None
+        For a catalogue in cells of the sky: returns the same with only those cells for which a function of them is true.
     """
 
     path: Path
     schema: pa.Schema
     batches: Callable[[], Iterator[pa.RecordBatch]]
     left_out: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    position: tuple[str, str] | None = None
+    narrowed: Callable[[Callable[[tuple[Cell, ...]], np.ndarray]], CatalogueFile] | None = None
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the file, or what stands for those of all files."""
+        if not self.files:
+            return sha256_file(self.path)
+        return digest([[path.relative_to(self.path).as_posix(), sha256_file(path)] for path in self.files])
 
 
 def open_catalogue(path: Path) -> CatalogueFile:
-    """Recognise a catalogue file by its first bytes.
+    """Recognise a catalogue file by its first bytes, and a HATS catalogue by its folder.
 
     Raises
     ------
     InputError
         For a file that is missing, empty, of another kind, or too large for its format.
     """
+    if path.is_dir():
+        from specdb.catalog.hats import open_hats
+
+        return open_hats(path)
     try:
         with path.open("rb") as handle:
             head = handle.read(1 << 16)
@@ -138,9 +162,7 @@ def _from_numpy(values: np.ndarray, null: Any, mask: Any = None) -> pa.Array:
 
 
 def _parquet(path: Path, head: bytes) -> CatalogueFile:
-    stored = pq.read_schema(path)
-    plain = [f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in stored]
-    schema = pa.schema(plain)
+    schema = parquet_schema(pq.read_schema(path))
 
     def batches() -> Iterator[pa.RecordBatch]:
         with pq.ParquetFile(path) as file:
@@ -150,6 +172,31 @@ def _parquet(path: Path, head: bytes) -> CatalogueFile:
                 )
 
     return CatalogueFile(path, schema, batches)
+
+
+def parquet_schema(stored: pa.Schema) -> pa.Schema:
+    """Return a Parquet file's columns without dictionaries, and with the notes of the VOTable that VOParquet files carry."""
+    from specdb.export.votable import VOPARQUET_CONTENT
+
+    content = (stored.metadata or {}).get(VOPARQUET_CONTENT)
+    notes = _votable_notes(content) if content else {}
+    plain = [f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in stored]
+    return pa.schema([f.with_metadata(notes.get(f.name, {}) | (f.metadata or {}) or None) for f in plain])
+
+
+def _votable_notes(content: bytes) -> dict[str, dict[bytes, bytes]]:
+    """Return unit, UCD and description by column from a VOTable without data; nothing from one that cannot be read."""
+    from astropy.io.votable import parse_single_table
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fields = parse_single_table(io.BytesIO(content)).fields
+    except (ValueError, IndexError, OSError):  # ValueError: also what astropy's E... exceptions are
+        return {}
+    return {
+        f.name: _field(f.name, pa.null(), unit=f.unit, ucd=f.ucd, description=f.description).metadata or {} for f in fields
+    }
 
 
 # -- VOTable -----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +19,13 @@ import pyarrow as pa
 from specdb.catalog.cards import ROW, Card, IdKey, read_cards
 from specdb.catalog.files import CatalogueFile, open_catalogue
 from specdb.catalog.keys import Matched, check_ids, choose_target, count_matches, find_column, first_of_each
-from specdb.catalog.matches import PositionKey, fingerprint, match_catalogue, stored_matches
+from specdb.catalog.matches import PositionKey, by_chance, fingerprint, match_catalogue, positions, stored_matches
+from specdb.catalog.nearby import NearbyRows
 from specdb.catalog.sentinels import Nulls, SentinelSurvey
 from specdb.catalog.sphere import check_positions
 from specdb.catalog.view import opened_parts
 from specdb.errors import InputError, QueryError
-from specdb.store import Store, readable, sha256_file
+from specdb.store import Store, readable
 
 __all__ = ["LabelReport", "add_labels", "describe_labels", "rematch", "remove_labels"]
 
@@ -46,12 +47,21 @@ class LabelReport:
         Spectra in the database.
     ambiguous : int
         Spectra with several rows within the radius, of which they took the nearest.
+    separation_arcsec : dict
+        Quantiles of the separations, where positions were matched.
+    expected_false : float or None
+        Matched spectra that chance gives, counted with all spectra shifted; None where ids were matched.
+    outdated : bool
+        Only rows near the spectra of then were taken, and others have come since.
     """
 
     card: Card
     matched: Matched
     spectra: int
     ambiguous: int = 0
+    separation_arcsec: dict[str, float] = field(default_factory=dict)
+    expected_false: float | None = None
+    outdated: bool = False
 
     def facts(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -59,7 +69,9 @@ class LabelReport:
             "matched_rows": self.matched.rows,
             "unmatched_rows": self.card.stored - self.matched.rows,
         }
-        return facts | {"matched_spectra": self.matched.spectra, "spectra": self.spectra, "ambiguous": self.ambiguous}
+        facts |= {"matched_spectra": self.matched.spectra, "spectra": self.spectra, "ambiguous": self.ambiguous}
+        names = ("separation_arcsec", "expected_false", "outdated")
+        return facts | {name: getattr(self, name) for name in names}
 
 
 def add_labels(
@@ -77,6 +89,7 @@ def add_labels(
     nulls: Sequence[str] = (),
     duplicates: Literal["refuse", "first"] = "refuse",
     replace: bool = False,
+    nearby: bool = False,
 ) -> LabelReport:
     """Add a catalogue; in SQL it is a view under its name, keyed by spectrum_id.
 
@@ -84,7 +97,7 @@ def add_labels(
     ----------
     store : Store
     file : path-like
-        FITS, VOTable, ECSV, CSV (also .gz) or Parquet.
+        FITS, VOTable, ECSV, CSV (also .gz) or Parquet, or the folder of a HATS catalogue.
     name : str
         Letters, digits and underscores.
     id : str, optional
@@ -92,7 +105,8 @@ def add_labels(
     on : str, optional
         Column of `spectra` that `id` is compared with; by default the one in which most ids are found.
     position : (str, str), optional
-        Columns of right ascension and declination in degrees (ICRS): each spectrum takes the nearest row.
+        Columns of right ascension and declination in degrees (ICRS): each spectrum takes the nearest row. A HATS catalogue
+        names its own, which are taken where neither `id` nor `position` is given.
     radius_arcsec : float
     epoch : float or str, optional
         Of the catalogue's positions: a Julian year or a column; with `pm`, they are moved to the spectra's epochs.
@@ -106,6 +120,8 @@ def add_labels(
         What to do where a key occurs twice.
     replace : bool
         Replace the catalogue of that name.
+    nearby : bool
+        Keep only rows near a spectrum, with `position`; of a HATS catalogue, read only the cells where there are any.
 
     Returns
     -------
@@ -118,9 +134,12 @@ def add_labels(
     """
     path = Path(file)
     _check_name(store, name, replace)
+    source = open_catalogue(path)
+    position = position or (source.position if id is None else None)
     if (id is None) == (position is None):
         raise InputError("say how the catalogue belongs to spectra: by --id COLUMN, or by --position RA DEC")
-    source = open_catalogue(path)
+    if nearby and position is None:
+        raise InputError("--nearby goes with --position: ids are not near to anything")
     if ROW in source.schema.names:
         raise InputError(f"{path}: the column name {ROW} is used by specdb; rename that column")
     key: IdKey | PositionKey
@@ -130,8 +149,20 @@ def add_labels(
         assert position is not None
         extra = [*(pm or ()), *([epoch] if isinstance(epoch, str) else [])]
         columns = [find_column(source.schema, one, str(path)) for one in (*position, *extra)]
+    near: NearbyRows | None = None
+    if position is not None:
+        _check_numbers(source, columns)
+        motion = (columns[2], columns[3]) if pm else None
+        key = PositionKey(columns[0], columns[1], radius_arcsec, columns[-1] if isinstance(epoch, str) else epoch, motion)
+        if nearby:
+            near = NearbyRows(source, positions(store, store.modalities()), key)
+            source = near.source
     survey = SentinelSurvey(source.schema, set(columns), keep=keep_sentinels, given=nulls)
     keys = _first_pass(source, columns, survey)
+    far = near.far if near else 0
+    if not keys.num_rows:
+        nothing = f"has {far} rows, but none near a spectrum; are its positions in degrees (ICRS)?" if far else "has no rows"
+        raise InputError(f"{path} {nothing}")
     kept: np.ndarray | None = None
     without_key = 0
     if id is not None:
@@ -143,16 +174,10 @@ def add_labels(
         matched = count_matches(store, ids.filter(pa.array(kept)) if kept is not None else ids, key.on)
     else:
         fields = [source.schema.field(one) for one in columns]
-        if wrong := [f.name for f in fields if not (pa.types.is_floating(f.type) or pa.types.is_integer(f.type))]:
-            kind = source.schema.field(wrong[0]).type
-            raise InputError(f"{path}: the column {wrong[0]} is {kind}, positions must be numbers in degrees")
         ra, dec = (keys[one].cast(pa.float64()).fill_null(np.nan).to_numpy() for one in columns[:2])
         units = tuple(((f.metadata or {}).get(b"unit") or b"").decode() or None for f in fields[:2])
         check_positions(ra, dec, (units[0], units[1]), str(path))
         without_key = int((~(np.isfinite(ra) & np.isfinite(dec))).sum())
-        named = columns[2:]
-        motion = (named[0], named[1]) if pm else None
-        key = PositionKey(columns[0], columns[1], radius_arcsec, named[-1] if isinstance(epoch, str) else epoch, motion)
         id_type = None
     chosen = survey.result()
     total = keys.num_rows
@@ -160,8 +185,8 @@ def add_labels(
     counts = {column: {str(value): n for value, n in found.items()} for column, found in chosen.counts.items()}
     every = isinstance(key, IdKey) and matched.rows == stored - without_key
     card = Card(
-        name, key, path.name, sha256_file(path), total, stored, total - stored, without_key, counts, source.left_out,
-        fingerprint(store) if every else "",
+        name, key, path.name, source.fingerprint(), total + far, stored, total - stored, without_key, counts,
+        source.left_out, fingerprint(store) if every else "", far, fingerprint(store) if near else "",
     )  # fmt: skip
     schema = _stored_schema(source.schema, columns[0] if id is not None else None, id_type)
     with store.writing() as writer:
@@ -193,7 +218,8 @@ def describe_labels(store: Store, name: str | None = None) -> list[LabelReport]:
             reports.append(LabelReport(card, count_matches(store, ids, card.key.on), _count(store)))
         else:
             table, facts = match_catalogue(store, card.key, card.path)
-            reports.append(_report(store, card, table, facts))
+            chance = by_chance(store, card.key, card.path) if name is not None else None
+            reports.append(_report(store, card, table, facts | {"expected_false": chance}))
     return reports
 
 
@@ -237,15 +263,20 @@ def _check_name(store: Store, name: str, replace: bool) -> None:
         raise InputError(f"there is a catalogue {same[0]!r} already; --replace replaces it, or choose another name")
 
 
+def _check_numbers(source: CatalogueFile, columns: list[str]) -> None:
+    for one in (source.schema.field(name) for name in columns):
+        if not (pa.types.is_floating(one.type) or pa.types.is_integer(one.type)):
+            raise InputError(f"{source.path}: the column {one.name} is {one.type}, positions must be numbers in degrees")
+
+
 def _first_pass(source: CatalogueFile, columns: list[str], survey: SentinelSurvey) -> pa.Table:
     """Return the columns that tie rows to spectra, and let the survey see everything."""
     held = []
     for batch in source.batches():
         survey.see(batch)
-        held.append(batch.select(columns))
-    if not sum(batch.num_rows for batch in held):
-        raise InputError(f"{source.path} has no rows")
-    return pa.Table.from_batches(held)
+        held.append(batch.select(list(dict.fromkeys(columns))))
+    schema = pa.schema([source.schema.field(one) for one in dict.fromkeys(columns)])
+    return pa.Table.from_batches(held, schema)
 
 
 def _without_duplicates(ids: pa.ChunkedArray, column: str, what: str, rule: str) -> np.ndarray | None:
@@ -263,7 +294,7 @@ def _without_duplicates(ids: pa.ChunkedArray, column: str, what: str, rule: str)
 
 def _stored_schema(schema: pa.Schema, key: str | None, id_type: pa.DataType | None) -> pa.Schema:
     if key is None:
-        row = pa.field(ROW, pa.int64(), metadata={"description": "row of the catalogue's file, from 0"})
+        row = pa.field(ROW, pa.int64(), metadata={"description": "number of the row among those stored, from 0"})
         return pa.schema([row, *schema])
     return pa.schema([f.with_type(id_type) if f.name == key else f for f in schema])
 
@@ -291,6 +322,7 @@ def _as_key(column: pa.Array, target: pa.Field, key: str) -> pa.Array:
 
 def _match(store: Store, writer: Any, card: Card, key: PositionKey) -> LabelReport:
     table, facts = match_catalogue(store, key, card.path)
+    facts["expected_false"] = by_chance(store, key, card.path)
     now = [fingerprint(store), store.manifest().files[card.path].sha256]
     writer.put(stored_matches(card.name), table, {"kind": "matches", "catalogue": card.name, "matched": now} | facts)
     return _report(store, card, table, facts)
@@ -298,7 +330,11 @@ def _match(store: Store, writer: Any, card: Card, key: PositionKey) -> LabelRepo
 
 def _report(store: Store, card: Card, table: pa.Table, facts: dict[str, Any]) -> LabelReport:
     rows = len(np.unique(table[ROW].to_numpy()))
-    return LabelReport(card, Matched(rows, table.num_rows), _count(store), facts["ambiguous"])
+    outdated = card.nearby_to not in ("", fingerprint(store))
+    return LabelReport(
+        card, Matched(rows, table.num_rows), _count(store), facts["ambiguous"], facts["separation_arcsec"],
+        facts["expected_false"], outdated,
+    )  # fmt: skip
 
 
 def _count(store: Store) -> int:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from specdb.catalog.sphere import best, move, within
+from specdb.catalog.sphere import best, move, shifted, within
 from specdb.catalog.view import Opened, opened_parts
 from specdb.store import Store, digest, readable
 
-__all__ = ["PositionKey", "Positions", "current_matches", "fingerprint", "match_catalogue", "positions", "stored_matches"]
+__all__ = [
+    "PositionKey",
+    "Positions",
+    "at_epochs",
+    "by_chance",
+    "current_matches",
+    "fingerprint",
+    "match_catalogue",
+    "positions",
+    "separation_quantiles",
+    "stored_matches",
+]
 
 #: Rows of a catalogue that are matched at a time.
 _CHUNK_ROWS = 1 << 22
@@ -114,20 +125,10 @@ def match_catalogue(store: Store, key: PositionKey, path: str) -> tuple[pa.Table
     pyarrow.Table
         ``spectrum_id, catalogue_row, separation_arcsec``, one row per matched spectrum.
     dict
-        Facts: the key, spectra matched, and how many of them had several rows within the radius.
+        Facts: the key, spectra matched, how many of them had several rows within the radius, quantiles of the separations.
     """
     spectra = positions(store, store.modalities())
-    nearest = np.full(len(spectra.ids), np.inf)
-    partner, candidates = np.full(len(spectra.ids), -1, np.int64), np.zeros(len(spectra.ids), np.int64)
-    for chunk in _chunks(opened_parts(store, [path]), key):
-        for here, ra, dec in _at_epochs(spectra, chunk, key):
-            pairs = within(spectra.ra[here], spectra.dec[here], ra, dec, key.radius_arcsec)
-            candidates[here] += np.bincount(pairs.left, minlength=len(here))
-            pairs = best(pairs)
-            rows = here[pairs.left]
-            closer = pairs.separation_arcsec < nearest[rows]
-            nearest[rows[closer]] = pairs.separation_arcsec[closer]
-            partner[rows[closer]] = chunk["catalogue_row"].to_numpy()[pairs.right[closer]]
+    nearest, partner, candidates = _nearest_rows(spectra, opened_parts(store, [path]), key)
     matched = np.flatnonzero(partner >= 0)
     table = pa.table(
         {
@@ -136,7 +137,39 @@ def match_catalogue(store: Store, key: PositionKey, path: str) -> tuple[pa.Table
             "separation_arcsec": nearest[matched],
         }
     )
-    return table, {"key": asdict(key), "spectra": len(matched), "ambiguous": int((candidates > 1).sum())}
+    facts = {"key": asdict(key), "spectra": len(matched), "ambiguous": int((candidates > 1).sum())}
+    return table, facts | {"separation_arcsec": separation_quantiles(nearest[matched])}
+
+
+def by_chance(store: Store, key: PositionKey, path: str) -> float:
+    """Return how many spectra would find a row by chance: the mean number of those that do with all spectra shifted."""
+    spectra, rows = positions(store, store.modalities()), opened_parts(store, [path])
+    elsewhere = (replace(spectra, ra=ra, dec=dec) for ra, dec in shifted(spectra.ra, spectra.dec, key.radius_arcsec))
+    return float(np.mean([(_nearest_rows(one, rows, key)[1] >= 0).sum() for one in elsewhere]))
+
+
+def separation_quantiles(separation_arcsec: np.ndarray) -> dict[str, float]:
+    """Return the quantiles of separations (n,) that a report shows; none of none."""
+    if not len(separation_arcsec):
+        return {}
+    levels = {"min": 0.0, "16%": 0.16, "median": 0.5, "84%": 0.84, "99%": 0.99, "max": 1.0}
+    return {name: round(float(np.quantile(separation_arcsec, level)), 4) for name, level in levels.items()}
+
+
+def _nearest_rows(spectra: Positions, rows: Any, key: PositionKey) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return of each spectrum (n,): separation in arcsec (inf: none), catalogue row (-1: none), rows within the radius."""
+    nearest = np.full(len(spectra.ids), np.inf)
+    partner, candidates = np.full(len(spectra.ids), -1, np.int64), np.zeros(len(spectra.ids), np.int64)
+    for chunk in _chunks(rows, key):
+        for here, ra, dec in at_epochs(spectra, chunk, key):
+            pairs = within(spectra.ra[here], spectra.dec[here], ra, dec, key.radius_arcsec)
+            candidates[here] += np.bincount(pairs.left, minlength=len(here))
+            pairs = best(pairs)
+            of = here[pairs.left]
+            closer = pairs.separation_arcsec < nearest[of]
+            nearest[of[closer]] = pairs.separation_arcsec[closer]
+            partner[of[closer]] = chunk["catalogue_row"].to_numpy()[pairs.right[closer]]
+    return nearest, partner, candidates
 
 
 def _chunks(dataset: Any, key: PositionKey) -> Iterator[pa.Table]:
@@ -151,7 +184,7 @@ def _chunks(dataset: Any, key: PositionKey) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(held)
 
 
-def _at_epochs(spectra: Positions, chunk: pa.Table, key: PositionKey) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def at_epochs(spectra: Positions, chunk: pa.Table, key: PositionKey) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield rows of spectra of one epoch, and the catalogue's positions at that epoch."""
     ra, dec = _floats(chunk[key.ra]), _floats(chunk[key.dec])
     everything = np.arange(len(spectra.ids))

@@ -5,18 +5,35 @@ Matching works on unit vectors in a KD-tree, so the poles, RA 0/360 and the edge
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from specdb.errors import InputError
 
-__all__ = ["Pairs", "best", "check_positions", "move", "symmetric", "unit_vectors", "within"]
+__all__ = [
+    "Pairs",
+    "best",
+    "check_positions",
+    "move",
+    "nearest_to",
+    "shift_arcsec",
+    "shifted",
+    "symmetric",
+    "unit_vectors",
+    "within",
+]
 
 _ARCSEC = np.pi / 180 / 3600
 
 #: Positions of one side that are held in a tree at a time.
 _BLOCK = 1 << 17
+
+#: How far one list is shifted to count chance matches, in radii, but at least `_LEAST_SHIFT_ARCSEC`.
+_SHIFT_RADII = 5
+_LEAST_SHIFT_ARCSEC = 20.0
+_DIRECTIONS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 
 #: Fewer positions say nothing about their unit.
 _MANY = 200
@@ -117,6 +134,18 @@ def move(
     return np.where(known, moved_ra, ra), np.where(known, moved_dec, dec)
 
 
+def shift_arcsec(radius_arcsec: float) -> float:
+    """Return how far `shifted` shifts: farther than any true pair is apart."""
+    return max(_SHIFT_RADII * radius_arcsec, _LEAST_SHIFT_ARCSEC)
+
+
+def shifted(ra: np.ndarray, dec: np.ndarray, radius_arcsec: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield positions (degrees) shifted to the east, north, west and south on great circles: what matches then is chance."""
+    step = np.full(len(ra), shift_arcsec(radius_arcsec) * 1e3)
+    for east, north in _DIRECTIONS:
+        yield move(ra, dec, np.full(len(ra), float(east)), np.full(len(ra), float(north)), step)
+
+
 def within(ra1: np.ndarray, dec1: np.ndarray, ra2: np.ndarray, dec2: np.ndarray, radius_arcsec: float) -> Pairs:
     """Return all pairs of two lists of positions within a radius, ordered by left row, then separation.
 
@@ -151,6 +180,12 @@ def within(ra1: np.ndarray, dec1: np.ndarray, ra2: np.ndarray, dec2: np.ndarray,
     left, right, separation = (np.concatenate(parts) for parts in zip(*found, strict=True))
     order = np.lexsort((right, separation, left))
     return Pairs(left[order], right[order], separation[order])
+
+
+def nearest_to(ra: np.ndarray, dec: np.ndarray, ra0: float, dec0: float, radius_arcsec: float) -> int | None:
+    """Return the row (n,) of the position nearest to another within a radius; None where there is none."""
+    found = within(np.array([ra0]), np.array([dec0]), ra, dec, radius_arcsec).right
+    return int(found[0]) if len(found) else None
 
 
 def best(pairs: Pairs) -> Pairs:

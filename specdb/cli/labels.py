@@ -47,6 +47,11 @@ def labels() -> None:
     help="Where a key occurs twice.",
 )
 @click.option("--replace", is_flag=True, help="Replace the catalogue of that name.")
+@click.option(
+    "--nearby",
+    is_flag=True,
+    help="With positions: keep only rows near a spectrum; of HATS, read only the cells in question.",
+)
 @db_option
 def add(
     file: Path,
@@ -61,9 +66,10 @@ def add(
     nulls: tuple[str, ...],
     duplicates: Literal["refuse", "first"],
     replace: bool,
+    nearby: bool,
     db: Path,
 ) -> None:
-    """Add a catalogue from FITS, VOTable, ECSV, CSV or Parquet, matched by ids or by position.
+    """Add a catalogue from FITS, VOTable, ECSV, CSV, Parquet or a HATS folder, matched by ids or by position.
 
     Values that stand for "not measured" become nulls: -999..., -9999...; -99, 99, 999, 9999 (and 99.9, 99.99, ...) where
     they stand apart from all others; NaN; empty text. What was replaced is printed.
@@ -85,6 +91,7 @@ def add(
         nulls=nulls,
         duplicates=duplicates,
         replace=replace,
+        nearby=nearby,
     )
     _say(report)
     for title, counts in report.card.sentinels.items():
@@ -152,9 +159,16 @@ def _say(report: LabelReport) -> None:
     card, facts = report.card, report.facts()
     key = facts["key"]
     how = f"{key['column']} = {key['on']}" if "column" in key else f"position within {key['radius_arcsec']:g} arcsec"
+    far = f"{card.far} far from all spectra left out, " if card.nearby_to else ""
     click.echo(
-        f"{card.name}: {card.rows} rows in {card.file}, {card.stored} stored, {card.duplicates} duplicates left out, "
+        f"{card.name}: {card.rows} rows in {card.file}, {card.stored} stored, {card.duplicates} duplicates left out, {far}"
         f"{card.without_key} without a key; matched by {how}: {report.matched.rows} rows with {report.matched.spectra} of "
         f"{report.spectra} spectra, {facts['unmatched_rows']} rows unmatched"
         + (f"; {report.ambiguous} spectra had several within the radius" if report.ambiguous else "")
     )
+    if report.separation_arcsec:
+        click.echo("  separation in arcsec: " + ", ".join(f"{k} {v:g}" for k, v in report.separation_arcsec.items()))
+    if report.expected_false is not None:
+        click.echo(f"  expected by chance: {report.expected_false:g} of the {report.matched.spectra} matched spectra")
+    if report.outdated:
+        click.echo("  spectra have come since; rows near them may be missing: add the catalogue again with --replace")

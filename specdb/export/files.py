@@ -10,17 +10,22 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 from pyarrow import RecordBatchReader as Reader
 
 from specdb._version import __version__
 from specdb.errors import InputError
+from specdb.export.votable import VOPARQUET_CONTENT, VOPARQUET_VERSION, signed, votable_header, write_votable
 from specdb.rows import Rows
 from specdb.store.files import atomic_path
 from specdb.store.tables import write_rows
+
+if TYPE_CHECKING:
+    from astropy.table import Column, MaskedColumn
 
 __all__ = ["HELD_LIMIT", "save_rows", "suffixes"]
 
@@ -81,7 +86,9 @@ def save_rows(rows: pa.Table | Reader | Rows, path: str | Path, meta: Meta | Non
 
 
 def _parquet(reader: Reader, path: Path, meta: Meta) -> int:
-    noted = reader.schema.with_metadata({k: str(v) for k, v in meta.items()} | (reader.schema.metadata or {}))
+    header = {VOPARQUET_VERSION: b"1.0", VOPARQUET_CONTENT: votable_header(reader.schema, meta).encode()}
+    facts = {k.encode(): str(v).encode() for k, v in meta.items()} | (reader.schema.metadata or {}) | header
+    noted = reader.schema.with_metadata(facts)
     return write_rows(Reader.from_batches(noted, (batch.replace_schema_metadata(noted.metadata) for batch in reader)), path)
 
 
@@ -116,27 +123,59 @@ def _json(reader: Reader, path: Path, meta: Meta) -> int:
     return len(rows)
 
 
-def _astropy(form: str, **options: Any) -> Callable[[Reader, Path, Meta], int]:
-    def write(reader: Reader, path: Path, meta: Meta) -> int:
-        table = Rows(pa.Table.from_batches(_limited(reader, path), reader.schema)).to_table()
-        table.meta |= {k: v if isinstance(v, (str, int, float)) else json.dumps(v, default=str) for k, v in meta.items()}
-        if form == "fits":
-            # FITS has no place for UCDs but keywords of their own; TUCDn is what TOPCAT writes and reads.
-            ucds = {
-                f"TUCD{i}": c.info.meta["ucd"]
-                for i, c in enumerate(table.columns.values(), 1)
-                if "ucd" in (c.info.meta or {})
-            }
-            table.meta = {_keyword(k): v for k, v in table.meta.items()} | ucds
-        table.write(path, format=form, overwrite=True, **options)
-        return len(table)
+def _votable(reader: Reader, path: Path, meta: Meta) -> int:
+    rows = _held(reader, path)
+    write_votable(rows, path, meta)
+    return rows.num_rows
 
-    return write
+
+def _ecsv(reader: Reader, path: Path, meta: Meta) -> int:
+    table = Rows(_held(reader, path)).to_table()
+    table.meta |= {k: v if isinstance(v, (str, int, float)) else json.dumps(v, default=str) for k, v in meta.items()}
+    table.write(path, format="ascii.ecsv", overwrite=True)
+    return len(table)
+
+
+def _fits(reader: Reader, path: Path, meta: Meta) -> int:
+    from astropy.table import Table
+
+    table = Rows(signed(_held(reader, path))).to_table()
+    texts = {k: v if isinstance(v, (str, int, float)) else json.dumps(v, default=str) for k, v in meta.items()}
+    facts: Meta = {_keyword(k): _ascii(v) if isinstance(v, str) else v for k, v in texts.items()}
+    for number, column in enumerate(table.itercols(), 1):
+        # FITS has no place for UCDs but keywords of their own; TUCDn is what TOPCAT writes and reads, as TCOMMn.
+        notes = {"TUCD": (column.info.meta or {}).get("ucd"), "TCOMM": column.description}
+        facts |= {f"{key}{number}": _ascii(text) for key, text in notes.items() if text}
+    Table([_fits_column(c) for c in table.itercols()], meta=facts).write(path, format="fits", overwrite=True)
+    return len(table)
+
+
+def _fits_column(column: MaskedColumn) -> Column:
+    """Return a column that FITS can hold: ASCII text, and missing integers and truths as the least integer (TNULL)."""
+    from astropy.table import Column, MaskedColumn
+
+    values, kind = column.data, column.dtype.kind
+    if kind == "U":
+        return Column(np.char.encode(column.filled(""), "ascii", "replace"), column.name)
+    if not column.mask.any() or kind == "f":
+        return Column(values.filled(np.nan) if kind == "f" else values.data, column.name, unit=column.unit)
+    values = values.astype(np.int16) if kind == "b" else values
+    least = 255 if values.dtype == np.uint8 else np.iinfo(values.dtype).min
+    return MaskedColumn(values, column.name, unit=column.unit, fill_value=least)
+
+
+def _ascii(text: str) -> str:
+    """Return text as FITS allows it: printable ASCII in one line."""
+    return " ".join(text.encode("ascii", "replace").decode().split())
 
 
 def _keyword(name: str) -> str:
     """Return the long form of a FITS keyword where the name is no short one."""
     return name.upper() if len(name) <= 8 else f"HIERARCH {name.upper()}"
+
+
+def _held(reader: Reader, path: Path) -> pa.Table:
+    return pa.Table.from_batches(_limited(reader, path), reader.schema)
 
 
 def _limited(reader: Reader, path: Path) -> Iterator[pa.RecordBatch]:
@@ -153,10 +192,10 @@ def _limited(reader: Reader, path: Path) -> Iterator[pa.RecordBatch]:
 
 _FORMATS = (
     _Format(_parquet, (".parquet",)),
-    _Format(_astropy("ascii.ecsv"), (".ecsv",)),
+    _Format(_ecsv, (".ecsv",)),
     _Format(_csv, (".csv",)),
     _Format(_json_lines, (".jsonl",)),
     _Format(_json, (".json",)),
-    _Format(_astropy("fits"), (".fits", ".fits.gz")),
-    _Format(_astropy("votable", tabledata_format="binary2"), (".vot", ".votable", ".xml")),
+    _Format(_fits, (".fits", ".fits.gz")),
+    _Format(_votable, (".vot", ".votable", ".xml")),
 )

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from specdb.errors import DependencyError, InputError
+from specdb.export.votable import VOPARQUET_CONTENT, VOPARQUET_VERSION, votable_header
 from specdb.rows import Rows
 from specdb.store.files import disk_errors
 
@@ -76,13 +78,23 @@ def save_hats(rows: pa.Table | Rows, folder: str | Path, name: str, *, partition
                 partition_rows=partition_rows,
                 schema=table.schema,
             )
-            catalogue.write_catalog(temporary, catalog_name=name)
+            catalogue.write_catalog(temporary, catalog_name=name, progress_bar=False)
+            _note_columns(temporary / name / "dataset" / "_common_metadata", table.schema)
             if folder.exists():
                 folder.rmdir()
             temporary.replace(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return table.num_rows
+
+
+def _note_columns(path: Path, schema: pa.Schema) -> None:
+    """Put units, UCDs and descriptions, which data frames do not carry, into the file that describes all partitions."""
+    stored = pq.read_schema(path)
+    notes = {f.name: f.metadata for f in schema}
+    noted = pa.schema([f.with_metadata(notes.get(f.name)) for f in stored])
+    header = {VOPARQUET_VERSION: b"1.0", VOPARQUET_CONTENT: votable_header(noted, {}).encode()}
+    pq.write_metadata(noted.with_metadata((stored.metadata or {}) | header), path)
 
 
 def _arrow_backed(kind: pa.DataType) -> object:

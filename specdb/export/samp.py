@@ -6,6 +6,7 @@ and Aladin start one by themselves.
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,16 @@ from specdb.rows import Rows
 __all__ = ["SampError", "SampLink"]
 
 _LOAD, _HIGHLIGHT, _POINT = "table.load.votable", "table.highlight.row", "coord.pointAt.sky"
+
+
+def _samp() -> Any:
+    """Return the SAMP package: pyvo's, or astropy's, from which it has moved and which will go."""
+    for name in ("pyvo.samp", "astropy.samp"):
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    raise DependencyError('SAMP needs pyvo: pip install "specdb[vo]"')
 
 
 class SampError(SpecdbError):
@@ -46,11 +57,9 @@ class SampLink:
         self._timeout_s = timeout_s
         self._folder = tempfile.TemporaryDirectory(prefix="specdb-samp-")
         self._callbacks: dict[str, Callable[[int], None]] = {}
-        try:
-            from astropy.samp import SAMPHubError, SAMPIntegratedClient
-        except ImportError as error:  # astropy can be built without it
-            raise DependencyError(f"SAMP is not available in this astropy ({error}); install astropy from PyPI") from None
-        self._client = SAMPIntegratedClient(
+        self._pointed: list[Callable[[float, float], None]] = []
+        samp = _samp()
+        self._client = samp.SAMPIntegratedClient(
             name="specdb",
             description="vector-search database of stellar spectra",
             metadata={"author.version": __version__},
@@ -58,10 +67,12 @@ class SampLink:
         )
         try:
             self._client.connect()
-        except SAMPHubError:
+        except samp.SAMPHubError:
             self._folder.cleanup()
             raise SampError("no SAMP hub is running; start TOPCAT or Aladin (they bring one), then try again") from None
-        self._client.bind_receive_notification(_HIGHLIGHT, self._highlighted)
+        for bind in (self._client.bind_receive_notification, self._client.bind_receive_call):  # tools may ask either way
+            bind(_HIGHLIGHT, self._highlighted)
+            bind(_POINT, self._looked)
 
     def __enter__(self) -> SampLink:
         return self
@@ -136,13 +147,33 @@ class SampLink:
         """Call back with the row (from 0) that the user highlights in a table sent under `name`, from another thread."""
         self._callbacks[self._table_id(name)] = callback
 
+    def on_point(self, callback: Callable[[float, float], None]) -> None:
+        """Call back with the position (ICRS, degrees) that another tool points at, from another thread."""
+        self._pointed.append(callback)
+
     def _notify(self, mtype: str, params: dict[str, str]) -> None:
         self._client.notify_all({"samp.mtype": mtype, "samp.params": params})
 
-    def _highlighted(self, key: str, sender: str, mtype: str, params: dict[str, Any], extra: dict[str, Any]) -> None:
+    def _highlighted(self, *message: Any) -> None:
+        params = self._params(message)
         callback = self._callbacks.get(str(params.get("table-id", "")))
         if callback is not None and str(params.get("row", "")).isdigit():
             callback(int(params["row"]))
+
+    def _looked(self, *message: Any) -> None:
+        params = self._params(message)
+        try:
+            ra, dec = float(params["ra"]), float(params["dec"])
+        except (KeyError, TypeError, ValueError):
+            return  # not a position
+        for callback in self._pointed:
+            callback(ra, dec)
+
+    def _params(self, message: tuple[Any, ...]) -> dict[str, Any]:
+        """Return the parameters of a message: a notification, or a call, which has an id more and wants an answer."""
+        if len(message) == 6:
+            self._client.ereply(message[2], "samp.ok", result={})
+        return message[-2]
 
     @staticmethod
     def _table_id(name: str) -> str:

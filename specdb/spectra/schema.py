@@ -6,36 +6,41 @@ from enum import IntFlag
 
 import pyarrow as pa
 
-__all__ = ["METADATA", "REASONS", "Quality", "metadata_table"]
+__all__ = ["BLANK", "METADATA", "REASONS", "SKY", "Quality", "metadata_table"]
+
+#: What readers write into the column `fiber_type` for a fibre on the sky, and for one that saw nothing.
+SKY, BLANK = "SKY", "BLANK"
 
 
-def _column(name: str, kind: pa.DataType, description: str, unit: str = "") -> pa.Field:
-    metadata = {"description": description} | ({"unit": unit} if unit else {})
+def _column(name: str, kind: pa.DataType, description: str, unit: str = "", ucd: str = "") -> pa.Field:
+    metadata = {"description": description} | ({"unit": unit} if unit else {}) | ({"ucd": ucd} if ucd else {})
     return pa.field(name, kind, metadata=metadata)
 
 
 #: Columns that every modality has; a reader fills what its format knows and leaves the rest null.
 METADATA = pa.schema(
     [
-        _column("spectrum_id", pa.int64(), "LAMOST obsid, Gaia source_id, else a stable hash of the content"),
+        _column(
+            "spectrum_id", pa.int64(), "LAMOST obsid, Gaia source_id, else a hash of the content", "", "meta.id;meta.main"
+        ),
         _column("survey", pa.string(), "survey that took the spectrum, e.g. LAMOST, Gaia"),
         _column("release", pa.string(), "data release as the file states it, e.g. LAMOST DR10"),
         _column("source_file", pa.string(), "file the spectrum came from; members of archives as archive::member"),
-        _column("object_name", pa.string(), "designation of the object"),
-        _column("ra", pa.float64(), "right ascension, ICRS", "deg"),
-        _column("dec", pa.float64(), "declination, ICRS", "deg"),
-        _column("epoch", pa.float64(), "epoch of ra and dec, Julian year", "yr"),
-        _column("gaia_source_id", pa.int64(), "Gaia DR3 source_id where known"),
-        _column("mjd", pa.float64(), "modified Julian date of the observation", "d"),
-        _column("snr_u", pa.float32(), "signal-to-noise in u as the survey states it"),
-        _column("snr_g", pa.float32(), "signal-to-noise in g as the survey states it"),
-        _column("snr_r", pa.float32(), "signal-to-noise in r as the survey states it"),
-        _column("snr_i", pa.float32(), "signal-to-noise in i as the survey states it"),
-        _column("snr_z", pa.float32(), "signal-to-noise in z as the survey states it"),
-        _column("class", pa.string(), "pipeline class: STAR, GALAXY, QSO, Unknown"),
-        _column("subclass", pa.string(), "pipeline subclass, e.g. G5, A1V, dM3"),
-        _column("z", pa.float64(), "redshift; velocity in km/s = z * 299792.458"),
-        _column("z_err", pa.float64(), "error of z"),
+        _column("object_name", pa.string(), "designation of the object", "", "meta.id"),
+        _column("ra", pa.float64(), "right ascension, ICRS", "deg", "pos.eq.ra;meta.main"),
+        _column("dec", pa.float64(), "declination, ICRS", "deg", "pos.eq.dec;meta.main"),
+        _column("epoch", pa.float64(), "epoch of ra and dec, Julian year", "yr", "time.epoch"),
+        _column("gaia_source_id", pa.int64(), "Gaia DR3 source_id where known", "", "meta.id.cross"),
+        _column("mjd", pa.float64(), "modified Julian date of the observation", "d", "time.epoch;obs"),
+        _column("snr_u", pa.float32(), "signal-to-noise in u as the survey states it", "", "stat.snr"),
+        _column("snr_g", pa.float32(), "signal-to-noise in g as the survey states it", "", "stat.snr"),
+        _column("snr_r", pa.float32(), "signal-to-noise in r as the survey states it", "", "stat.snr"),
+        _column("snr_i", pa.float32(), "signal-to-noise in i as the survey states it", "", "stat.snr"),
+        _column("snr_z", pa.float32(), "signal-to-noise in z as the survey states it", "", "stat.snr"),
+        _column("class", pa.string(), "pipeline class: STAR, GALAXY, QSO, Unknown", "", "src.class"),
+        _column("subclass", pa.string(), "pipeline subclass, e.g. G5, A1V, dM3", "", "src.spType"),
+        _column("z", pa.float64(), "redshift; velocity in km/s = z * 299792.458", "", "src.redshift"),
+        _column("z_err", pa.float64(), "error of z", "", "stat.error;src.redshift"),
     ]
 )
 

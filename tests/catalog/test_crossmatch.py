@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from specdb.catalog import add_labels, crossmatch, run_sql
 from specdb.errors import InputError, QueryError
+from specdb.spectra import get_modality
 from specdb.store import Store, read_table, verify_store
-from tests.catalog.small_store import N, gaia_id
+from tests.catalog.small_store import N, commit, gaia_id, rows
 
 
 def test_ids_count_first_then_positions(fresh: Store) -> None:
@@ -75,6 +78,32 @@ def test_chance_matches_are_counted(fresh: Store) -> None:
     assert quality.ambiguous >= 2
     # Shifted by five degrees, hardly any of the 40 stars has a neighbour within one degree.
     assert quality.expected_false < 3
+
+
+def test_the_number_of_chance_matches_is_right(fresh: Store, tmp_path: Path) -> None:
+    # A crowded random field: every match is chance, and their expected number is known.
+    rng = np.random.default_rng(0)
+    n, side = 3000, 0.5
+    modality = get_modality("lamost_lrs")
+    stars = {"ra": 100 + rng.uniform(0, side, n), "dec": rng.uniform(0, side, n), "epoch": np.full(n, 2016.0)}
+    commit(fresh, modality, rows(modality, np.arange(10_000, 10_000 + n), **stars), 5)
+    m = 20_000
+    field = pa.table({"ra": 100 + rng.uniform(0, side, m), "dec": rng.uniform(0, side, m)})
+    pq.write_table(field, tmp_path / "field.parquet")
+    per_star = m / (side * 3600) ** 2 * np.pi * 3.0**2
+    truth = n * (1 - np.exp(-per_star))
+    for nearby in (False, True):
+        report = add_labels(
+            fresh,
+            tmp_path / "field.parquet",
+            "field",
+            position=("ra", "dec"),
+            radius_arcsec=3.0,
+            nearby=nearby,
+            replace=nearby,
+        )
+        assert report.expected_false == pytest.approx(truth, rel=0.1)
+        assert report.matched.spectra == pytest.approx(truth, rel=0.15)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import specdb
@@ -12,6 +15,7 @@ from indexer import build_index
 from indexer.build import ingest_survey
 from specdb.catalog import add_labels, crossmatch
 from specdb.database import Database
+from specdb.errors import InputError
 
 pytestmark = pytest.mark.shared
 
@@ -51,6 +55,25 @@ def test_gaia_dr2_ids_are_those_of_the_headers(real: Database, shared: Path) -> 
     assert report.matched.spectra == 10
     # The same star: the catalogue's own obsid agrees, where it is not another visit.
     assert count(real, "SELECT count(*) FROM dr2 WHERE spectrum_id = obsid") >= 9
+
+
+def test_real_gaia_ids_that_went_through_floats_are_refused(real: Database, shared: Path, tmp_path: Path) -> None:
+    with (shared / "lamost_dr10_afg" / "labels.csv").open() as lines:
+        ids = [int(row["gaia_dr2_source_id"]) for row in csv.DictReader(lines) if row["gaia_dr2_source_id"]]
+    damaged = {
+        "floats": pa.array(np.array(ids, np.float64)),
+        "integers": pa.array(np.array(ids, np.float64).astype(np.int64)),
+        "text": pa.array([f"{float(one):.11e}" for one in ids]),
+    }
+    assert (damaged["integers"].to_numpy() != np.array(ids)).mean() > 0.5
+    for kind, column in damaged.items():
+        pq.write_table(pa.table({"source_id": column, "teff": np.full(len(ids), 5000.0)}), tmp_path / f"{kind}.parquet")
+        with pytest.raises(InputError, match=r"los[et] digits"):
+            add_labels(real.store, tmp_path / f"{kind}.parquet", kind, id="source_id", duplicates="first")
+    pq.write_table(pa.table({"source_id": ids, "teff": np.full(len(ids), 5000.0)}), tmp_path / "whole.parquet")
+    assert (
+        add_labels(real.store, tmp_path / "whole.parquet", "whole", id="source_id", duplicates="first").matched.spectra == 10
+    )
 
 
 def test_the_three_real_pairs_are_found_by_position(real: Database, shared: Path) -> None:

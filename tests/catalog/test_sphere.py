@@ -7,6 +7,7 @@ import pytest
 from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.time import Time
+from astropy_healpix import boundaries_lonlat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,12 +17,15 @@ from specdb.errors import InputError
 
 
 def scattered(n: int, seed: int, scatter_arcsec: float) -> tuple[np.ndarray, ...]:
-    """Return stars crowded at both poles, around RA 0 and elsewhere, and the same stars again, scattered and shuffled."""
+    """Return stars crowded at the poles, around RA 0, on edges of HEALPix cells; and the same, scattered and shuffled."""
     rng = np.random.default_rng(seed)
     ra, dec = rng.uniform(0, 360, n), np.degrees(np.arcsin(rng.uniform(-1, 1, n)))
     dec[: n // 4] = np.where(rng.random(n // 4) < 0.5, 1, -1) * (90 - rng.exponential(0.002, n // 4))
     ra[n // 4 : n // 2] = rng.normal(0, 0.002, n // 4) % 360
     dec[n // 4 : n // 2] = rng.normal(0, 0.002, n // 4)
+    corners = boundaries_lonlat(rng.integers(0, 48, n // 16), 1, 2, order="nested")  # four of each HEALPix cell
+    edge = slice(n // 2, n // 2 + corners[0].size)
+    ra[edge], dec[edge] = (side.to_value(u.deg).ravel() for side in corners)
     offset = SkyCoord(ra, dec, unit="deg").directional_offset_by(
         rng.uniform(0, 360, n) * u.deg, np.abs(rng.normal(0, scatter_arcsec, n)) * u.arcsec
     )

@@ -1,26 +1,31 @@
-"""Tables over SAMP to a tool at astropy's own hub, and highlights both ways."""
+"""Tables over SAMP to a tool at pyvo's hub, and highlights both ways."""
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from astropy.samp import SAMPHubServer, SAMPIntegratedClient
 from astropy.table import Table
+from click.testing import CliRunner
 
-from specdb.errors import InputError
+from specdb.cli import cli
+from specdb.errors import DependencyError, InputError
+from specdb.export import save_rows
 from specdb.export.samp import SampError, SampLink
 
-ROWS = pa.table({"spectrum_id": [2**53 + 1, 7], "ra": [10.5, 11.5]})
+samp = pytest.importorskip("pyvo.samp", reason="the hub of the test is pyvo's")
+
+ROWS = pa.table({"spectrum_id": [2**53 + 1, 7], "ra": [10.5, 11.5], "dec": [1.0, -2.0]})
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("SAMP_HUB", f"std-lockurl:{(tmp_path / 'samp').as_uri()}")
-    server = SAMPHubServer(web_profile=False, addr="127.0.0.1", lockfile=str(tmp_path / "samp"), pool_size=4)
+    server = samp.SAMPHubServer(web_profile=False, addr="127.0.0.1", lockfile=str(tmp_path / "samp"), pool_size=4)
     server.start()
     yield
     server.stop()
@@ -34,13 +39,13 @@ class Tool:
         self.rows: list[tuple[str, str]] = []
         self.heard = threading.Event()
         self.fails = fails
-        self.client = SAMPIntegratedClient(name="Topcat", addr="127.0.0.1")
+        self.client = samp.SAMPIntegratedClient(name="Topcat", addr="127.0.0.1")
         self.client.connect()
         self.client.bind_receive_call("table.load.votable", self._load)
         self.client.bind_receive_notification("table.highlight.row", self._row)
 
     def _load(self, key: str, sender: str, message: str, mtype: str, params: dict, extra: dict) -> None:
-        # astropy passes (private_key, sender_id, msg_id, mtype, params, extra)
+        # pyvo passes (private_key, sender_id, msg_id, mtype, params, extra)
         if self.fails:
             self.client.ereply(message, "samp.error", error={"samp.errortxt": "no memory"})
             return
@@ -84,6 +89,64 @@ def test_highlights_go_both_ways(hub: None) -> None:
         assert tool.heard.wait(20)
         assert tool.rows == [("specdb:twins", "0")]
     tool.client.disconnect()
+
+
+def test_positions_that_tools_point_at_arrive(hub: None) -> None:
+    tool, seen, heard = Tool(), [], threading.Event()
+
+    def pointed(ra: float, dec: float) -> None:
+        seen.append((ra, dec))
+        heard.set()
+
+    with SampLink(timeout_s=20) as link:
+        link.on_point(pointed)
+        for params in ({"ra": "nonsense", "dec": "1"}, {"ra": "1"}):
+            tool.client.notify_all({"samp.mtype": "coord.pointAt.sky", "samp.params": params})
+        message = {"samp.mtype": "coord.pointAt.sky", "samp.params": {"ra": "10.25", "dec": "-3.5"}}
+        answer = tool.client.call_and_wait(link._client.get_public_id(), message, "20")  # a call, which wants an answer
+        assert answer["samp.status"] == "samp.ok"
+        assert heard.wait(20)
+        assert seen == [(10.25, -3.5)]
+    tool.client.disconnect()
+
+
+def test_a_file_is_sent_and_followed(hub: None, tmp_path: Path) -> None:
+    save_rows(ROWS, tmp_path / "hits.vot")
+    tool = Tool()
+    said = CliRunner().invoke(cli, ["send", "topcat", str(tmp_path / "hits.vot"), "--follow"], input="7\n8\n")
+    assert said.exit_code == 0, said.output
+    assert "2 rows sent to Topcat" in said.stderr
+    assert "'8' is not in the table that was sent" in said.stderr
+    assert tool.heard.wait(20)
+    assert tool.rows == [("specdb:specdb", "1")]
+    assert tool.tables[0]["spectrum_id"].tolist() == [2**53 + 1, 7]
+    tool.client.disconnect()
+
+
+def test_what_is_highlighted_or_pointed_at_is_printed(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from specdb.cli import send
+
+    class Link:
+        def on_highlight(self, name: str, callback: Callable[[int], None]) -> None:
+            callback(0)
+            callback(5)  # a row that is not there
+
+        def on_point(self, callback: Callable[[float, float], None]) -> None:
+            callback(11.5, -2.001)
+            callback(11.5, 40.0)
+
+    monkeypatch.setattr("click.get_text_stream", lambda name: iter([]))
+    send._follow(Link(), ROWS, "x")
+    assert capsys.readouterr().out.split() == [str(2**53 + 1), "7"]
+
+
+def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("pyvo.samp", "astropy.samp"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(DependencyError, match=r'SAMP needs pyvo: pip install "specdb\[vo\]"'):
+        SampLink()
 
 
 def test_what_goes_wrong_is_said(hub: None) -> None:
