@@ -23,6 +23,8 @@ from specdb.spectra import Spectra, get_modality
 from specdb.store import Problem, Store, in_sorted, open_parts, read_table, verify_store
 
 if TYPE_CHECKING:
+    from specutils import Spectrum
+
     from specdb.encoders import Encoder
     from specdb.search.translation import Translation
 
@@ -147,6 +149,12 @@ class Database:
         if table is None or missing:
             raise QueryError(f"{modality} has no spectrum with the id {missing[0]}")
         return table.take(pa.array([place[i] for i in wanted.tolist()]))
+
+    def spectrum(self, spectrum_id: int, modality: str | None = None) -> Spectrum:
+        """Return one prepared spectrum as `specutils.Spectrum`, with uncertainties, mask and metadata."""
+        from specdb.export.spectrum import to_specutils
+
+        return to_specutils(self.spectra([spectrum_id], modality))
 
     # -- asking --------------------------------------------------------------------------------------------------------
 
