@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 if TYPE_CHECKING:
     from specdb.heads import Head, HeadEvaluation
+    from specdb.heads.transfer import TransferReport
 
 __all__ = ["Database", "open_database"]
 
@@ -383,6 +384,31 @@ class Database:
 
         table = run_sql(self.store, labels) if isinstance(labels, str) else labels
         return evaluate_head(self.store, self.head(name), table)
+
+    def transfer_head(
+        self,
+        name: str,
+        to: str,
+        labels: str | pa.Table | None = None,
+        *,
+        target: Database | None = None,
+        inputs: Sequence[str] = (),
+        save_as: str | None = None,
+        report: Callable[[str, int, int], None] | None = None,
+        **plan: Any,
+    ) -> TransferReport:
+        """Take a head to another modality or other labels; see `specdb.heads.transfer.transfer`.
+
+        Labels may be SQL, asked of the target. Further options are those of `specdb.heads.transfer.TransferPlan`.
+        """
+        from specdb.heads.transfer import TransferPlan, transfer
+
+        there = (target or self).store
+        table = run_sql(there, labels) if isinstance(labels, str) else labels
+        chosen = TransferPlan(**plan) if labels is not None or plan.get("strategies") else None
+        source = {"labels": labels} if isinstance(labels, str) else {}
+        options: dict[str, Any] = {"target": there, "inputs": inputs, "plan": chosen, "save_as": save_as, "report": report}
+        return transfer(self.store, name, to, table, provenance=source, **options)
 
     def add_labels(self, file: str | Path, name: str, **options: Any) -> LabelReport:
         """Add a catalogue of labels, a view of its own in SQL; for the options see `specdb.catalog.add_labels`."""
