@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -170,6 +172,21 @@ def test_sql_runs_is_saved_drawn_and_shown_on_the_map(visit: Visit, made: TwoMod
     assert visit.page.get_by_test_id("stMetricValue").inner_text() == "5"
     visit.shot("explore-of-sql")
     visit.clean()
+
+
+def test_other_sites_cannot_use_a_visitors_browser(address: str) -> None:
+    handshake = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "a" * 24,
+    }
+    foreign = urllib.request.Request(f"{address}/_stcore/stream", headers=handshake | {"Origin": "https://evil.example"})
+    upload = urllib.request.Request(f"{address}/_stcore/upload_file/session/file", data=b"x", method="PUT")
+    for request in (foreign, upload):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(request, timeout=30)
+        assert caught.value.code == 403
 
 
 def test_every_page_can_be_reached_by_keyboard(visit: Visit) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -131,6 +132,65 @@ def test_the_map_is_repeatable_and_shown(demo: TwoModalities, monkeypatch: pytes
     assert not app.exception
     assert not app.error, _text(app)
     assert app.metric[0].value == "12"
+
+
+def test_the_map_shows_a_choice_and_a_spectrum(demo: TwoModalities, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("umap")
+    from indexer.map_embed import MapSettings, embed_map
+
+    embed_map(open_database(demo.db), "lamost_lrs", MapSettings(sample=12, neighbours=4))
+    star = demo.pairs[0][0]
+    question = f"SELECT spectrum_id FROM lamost_lrs WHERE spectrum_id <> {star} LIMIT 7"
+    app = _page("explore", demo.db, monkeypatch, modality="lamost_lrs", q=question, star=str(star))
+    assert not app.exception
+    assert not app.error, _text(app)
+    assert app.metric[0].value == "7"
+    assert any(str(star) == title.value for title in app.subheader)
+    assert "nearest neighbours" in _text(app)
+    next(b for b in app.button if b.label == "show the others, too").click()
+    assert app.run().metric[0].value == "12"
+    app = _page("explore", demo.db, monkeypatch, modality="lamost_lrs", where="snr > 1e9")
+    assert "Nothing in view" in _text(app)
+    app = _page("explore", demo.db, monkeypatch, modality="lamost_lrs", where="pg_sleep(9)")
+    assert "comparisons" in app.error[0].value
+    app = _page("explore", demo.db, monkeypatch, modality="lamost_lrs", q="SELECT 1 AS one", window="nan,1,2,3", range="x")
+    assert "no column spectrum_id" in app.error[0].value
+
+
+def test_questions_are_saved_used_and_forgotten(demo: TwoModalities, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = _page("sql", demo.db, monkeypatch, q="SELECT count(*) AS n FROM spectra")
+    next(field for field in app.text_input if field.label == "save as").set_value("how many").run()
+    next(button for button in app.button if button.label == "Save").click()
+    assert not app.run().error, _text(app)
+    app = _page("sql", demo.db, monkeypatch)
+    assert "how many" in _text(app)
+    app.button(key="use-how many").click()
+    app.run()
+    assert "1 rows" in _text(app)
+    app.button(key="forget-how many").click()
+    app.run()
+    assert "how many" not in _text(_page("sql", demo.db, monkeypatch))
+
+
+def test_two_heads_and_two_reports_stand_side_by_side(demo: TwoModalities, monkeypatch: pytest.MonkeyPatch) -> None:
+    db = open_database(demo.db)
+    labels = "SELECT spectrum_id, 5000 + snr AS teff FROM lamost_lrs"
+    for name, inputs in (("one", "shared"), ("other", "private")):
+        db.train_head(name, labels, kind="ridge", inputs=inputs, n_folds=2)
+    folder = demo.db / "evaluations" / "mine"
+    folder.mkdir(parents=True)
+    report = {
+        "encoder": "tiny",
+        "sections": {"labels": {"tiny": {"teff": {"sigma": 90.5}}, "pixels": {"teff": {"sigma": 200}}}},
+    }
+    (folder / "evaluation.json").write_text(json.dumps(report))
+    app = _page("parameters", demo.db, monkeypatch, head="one", **{"with": "other"})
+    assert not app.exception
+    assert not app.error, _text(app)
+    assert any(title.value == "teff by one and other, on the same 12 spectra" for title in app.subheader)
+    figures = next(frame.value for frame in app.dataframe if "one" in frame.value.columns)
+    assert "scatter (biweight)" in figures["figure"].tolist()
+    assert any("mine" in frame.value.columns and frame.value["mine"].tolist() == [90.5] for frame in app.dataframe)
 
 
 def test_marks_are_kept_and_the_queue_goes_on(demo: TwoModalities, monkeypatch: pytest.MonkeyPatch) -> None:

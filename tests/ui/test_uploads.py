@@ -149,19 +149,23 @@ def test_a_file_is_read_apart_as_it_would_be_here(db: Database) -> None:
 def test_what_takes_too_much_memory_or_time_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "upload.csv"
     path.write_bytes(text_spectrum())
-    with pytest.raises(InputError, match="more memory"):
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="more memory"):
         # Damaged beyond what the checks see: whatever kills the reader, the server lives.
-        _with_command(monkeypatch, "import os; os.abort()")
+        _with_command(patch, "import os; os.abort()")
         read_apart(path, ["lamost_lrs"])
     monkeypatch.setattr(reading, "MOST_SECONDS", 1)
-    with pytest.raises(InputError, match="more than 1 s"):
-        _with_command(monkeypatch, "import time; time.sleep(30)")
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="more than 1 s"):
+        _with_command(patch, "import time; time.sleep(30)")
         read_apart(path, ["lamost_lrs"])
 
 
 def _with_command(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     run = reading.subprocess.run
-    monkeypatch.setattr(reading.subprocess, "run", lambda command, **rest: run([command[0], "-c", code], **rest))
+
+    def other(command: list[str], **rest: object) -> object:
+        return run([command[0], "-c", code], **rest)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(reading.subprocess, "run", other)
 
 
 def test_the_memory_of_the_reader_is_bounded() -> None:

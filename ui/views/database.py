@@ -42,7 +42,7 @@ def database_page() -> None:
     st.header("What did not get in")
     rows = run_sql(
         db.store,
-        "SELECT modality, status, reason, detail, regexp_replace(source_file, '^.*/', '') AS file, spectrum_id "
+        "SELECT modality, status, reason, detail, parse_filename(source_file) AS file, spectrum_id "
         "FROM rejected ORDER BY status, reason, file",
         untrusted=True,
     )

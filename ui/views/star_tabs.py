@@ -61,7 +61,7 @@ def show(db: Database, shown: Shown) -> None:
         with tab:
             _neighbours(db, view, modality, name)
     with tabs[-3]:
-        _sky(view, name)
+        _sky(db, view, name)
     with tabs[-2]:
         _labels(db, view)
     with tabs[-1]:
@@ -132,20 +132,22 @@ def _footprint(changed: int, modality: str, frame: str) -> Footprint:
     return footprint(sky_map(stars.ra, stars.dec, level=4, statistic="count"), frame)
 
 
-def _sky(view: StarView, name: str) -> None:
+def _sky(db: Database, view: StarView, name: str) -> None:
+    # An uploaded spectrum may be of an instrument that the database has nothing of.
+    modality = view.modality if view.modality in db.modalities else next(iter(view.hits), db.modalities[0])
     ra, dec = view.facts.get("ra"), view.facts.get("dec")
     frame = st.segmented_control("frame", ["galactic", "icrs"], default="galactic", key="sky-frame") or "galactic"
     known = ra is not None and dec is not None and np.isfinite([ra, dec]).all()
     try:
-        survey = _footprint(fingerprint(), view.modality, frame)
+        survey = _footprint(fingerprint(), modality, frame)
     except SpecdbError:
-        st.info(f"No spectrum of {view.modality} has a position.")
+        st.info(f"No spectrum of {modality} has a position.")
         return
     if not known:
         st.info("The position of this spectrum is not known; the map shows where the others are.")
     chart = sky_chart(survey, {name: (float(ra), float(dec))} if known else {}, dark=is_dark())  # type: ignore[arg-type]
-    st.plotly_chart(chart, key="sky", alt=f"position of {name} on the sky, and the footprint of {view.modality}")
-    cells = f"Squares: HEALPix cells of 3.7° that hold {view.modality} spectra of this database"
+    st.plotly_chart(chart, key="sky", alt=f"position of {name} on the sky, and the footprint of {modality}")
+    cells = f"Squares: HEALPix cells of 3.7° that hold {modality} spectra of this database"
     st.caption(
         f"{cells}; the star is at right ascension {ra:.5f}°, declination {dec:+.5f}° (ICRS)." if known else f"{cells}."
     )
