@@ -99,7 +99,7 @@ def require_compatible(writer: Writer, buffer: EmbeddingBuffer) -> None:
             f"encoder {encoder.name} does not encode {modality.name}, only {', '.join(encoder.served)}; "
             f"`specdb ingest {modality.survey}` stores the spectra, embedding them needs another --encoder"
         )
-    like = get_modality(encoder.input_of(modality.name))
+    like = get_modality(modality.encoded_as) if modality.name not in encoder.modalities else modality
     trained = encoder.preparation[like.name]
     actual = (like.preparation.name, like.preparation.version)
     if tuple(trained) != actual:

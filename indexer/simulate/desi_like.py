@@ -13,21 +13,19 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from indexer.simulate.emulator import Emulator
-from indexer.simulate.instrument import LRS_COEFF0, LRS_WAVELENGTH, cubic_taps, line_design
+from indexer.simulate.instrument import cubic_taps, line_design
 from indexer.simulate.light import starlight
 from indexer.simulate.population import draw_ebv, draw_stars
 from specdb.errors import InputError
+from specdb.spectra.resolution import FWHM_PER_SIGMA, LRS_RESOLUTION, match_resolution
 from specdb.spectra.spectrum import Spectra
 
 __all__ = ["DESI_SHARES", "DesiLike", "Instrument", "desi_instrument", "draw_desi_like", "observe", "onto_lrs"]
 
 DESI_SHARES = (0.45, 0.35, 0.20)  #: of thin disc, thick disc and halo: fainter stars than LAMOST's lie further away
 
-_MODEL_RESOLUTION = LRS_RESOLUTION = 1800.0
-_FWHM_TO_SIGMA = 1 / np.sqrt(8 * np.log(2))
 _LOG_PIXEL = np.log(10) * 1e-4
 _SHARPEST = 0.35  # variance in squared pixels that one step of deconvolution may take from 1.05
 _BATCH = 256  # part of the recipe, since it decides which random numbers a star gets
@@ -70,19 +68,9 @@ class Instrument:
             )
 
     @cached_property
-    def to_lrs(self) -> csr_array:
-        """Matrix (n_pix, LRS pixels) of Gaussians that takes spectra to the resolution and the pixels of LAMOST LRS."""
-        have, step = self.wavelength, np.gradient(self.wavelength)
-        missing = np.clip(LRS_RESOLUTION**-2 - self.resolution**-2.0, 0, None)
-        width2 = np.maximum((_FWHM_TO_SIGMA * have) ** 2 * missing, (0.6 * step) ** 2)  # at least a pixel wide
-        sigma = np.sqrt(np.interp(LRS_WAVELENGTH, have, width2))
-        first, last = (np.searchsorted(have, LRS_WAVELENGTH + side * sigma) for side in (-4, 4))
-        count = last - first
-        pixel = np.repeat(np.arange(len(LRS_WAVELENGTH)), count)
-        source = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + first[pixel]
-        weight = np.exp(-0.5 * ((have[source] - LRS_WAVELENGTH[pixel]) / sigma[pixel]) ** 2)
-        weight /= np.bincount(pixel, weight, minlength=len(LRS_WAVELENGTH))[pixel]
-        return csr_array((weight, (source, pixel)), shape=(len(have), len(LRS_WAVELENGTH)))
+    def sigma(self) -> np.ndarray:
+        """Standard deviation of the line spread (n_pix,), Angstrom."""
+        return self.wavelength / (self.resolution * FWHM_PER_SIGMA)
 
 
 @cache
@@ -105,16 +93,15 @@ def desi_instrument() -> Instrument:
 def observe(
     instrument: Instrument, log_flux: np.ndarray, emulator: Emulator, snr: np.ndarray, rng: np.random.Generator
 ) -> Spectra:
-    """Return what an instrument sees of ln flux (n, n_model_pix) on the emulator's pixels.
+    """Return what an instrument sees of ln flux (n, n_model_pix) on the emulator's pixels, and how sharp it is.
 
     `snr` (n,) is the median S/N per pixel of the instrument between `snr_window`. The flux has median 1.
     """
     flux = np.exp(log_flux)
     curvature, _ = line_design(flux)
-    sigma2 = (
-        _FWHM_TO_SIGMA / _LOG_PIXEL / np.interp(emulator.wavelength, instrument.wavelength, instrument.resolution)
-    ) ** 2
-    lacking = sigma2 - (_FWHM_TO_SIGMA / _LOG_PIXEL / _MODEL_RESOLUTION) ** 2  # squared pixels
+    pixel = emulator.wavelength * _LOG_PIXEL
+    sigma2 = (np.interp(emulator.wavelength, instrument.wavelength, instrument.sigma) / pixel) ** 2
+    lacking = sigma2 - 1 / (_LOG_PIXEL * LRS_RESOLUTION * FWHM_PER_SIGMA) ** 2  # squared pixels
     flux = np.clip(flux + 0.5 * np.clip(lacking, -2 * _SHARPEST, 2 * _SHARPEST) * curvature, 1e-6, None)
     place = np.interp(instrument.wavelength, emulator.wavelength, np.arange(len(emulator.wavelength)))
     whole = np.clip(place.astype(int), 1, len(emulator.wavelength) - 3)
@@ -127,21 +114,16 @@ def observe(
     low, high = np.searchsorted(instrument.wavelength, instrument.snr_window)
     error *= (np.median((flux / error)[:, low:high], axis=1) / snr)[:, None]
     flux = flux + error * rng.standard_normal(flux.shape)
-    return Spectra(instrument.wavelength, flux.astype(np.float32), (1 / error**2).astype(np.float32))
+    sigma = np.broadcast_to(instrument.sigma.astype(np.float32), flux.shape)
+    return Spectra(instrument.wavelength, flux.astype(np.float32), (1 / error**2).astype(np.float32), lsf_sigma=sigma)
 
 
-def onto_lrs(spectra: Spectra, instrument: Instrument) -> Spectra:
-    """Return spectra of `instrument` at the resolution and on the pixels of LAMOST LRS, ready for its preparation.
-
-    Inverse variances are those of single pixels: their neighbours, which share light, are not independent.
-    """
-    if spectra.ivar is None:
-        raise InputError(f"spectra of {instrument.name} have no inverse variances; give them some")
-    matrix = instrument.to_lrs
-    flux = spectra.flux @ matrix
-    with np.errstate(divide="ignore"):
-        variance = (1 / spectra.ivar.astype(float)) @ (matrix * matrix)
-    return Spectra(LRS_WAVELENGTH, flux.astype(np.float32), (1 / variance).astype(np.float32), log10_grid=(LRS_COEFF0, 1e-4))
+def onto_lrs(spectra: Spectra) -> Spectra:
+    """Return spectra at the resolution and on the pixels of LAMOST LRS; see `specdb.spectra.resolution`."""
+    if spectra.ivar is None or spectra.lsf_sigma is None:
+        raise InputError("spectra without inverse variances, or that do not say how sharp they are; give both")
+    (matched,) = match_resolution([spectra])
+    return matched
 
 
 @dataclass(frozen=True)
@@ -180,7 +162,7 @@ def _batches(n: int, seed: int, shares: tuple[float, float, float]) -> Iterator[
         native = observe(instrument, light, emulator, snr, rng).take(slice(0, n - batch * _BATCH))
         labels = np.column_stack([stars.labels, stars.alpha])
         rows = slice(0, len(native))
-        yield DesiLike(native, onto_lrs(native, instrument), labels[rows], ebv[rows], stars.rv_kms[rows], snr[rows])
+        yield DesiLike(native, onto_lrs(native), labels[rows], ebv[rows], stars.rv_kms[rows], snr[rows])
 
 
 def draw_desi_like(n: int, seed: int = 0, shares: tuple[float, float, float] = DESI_SHARES) -> DesiLike:
@@ -207,5 +189,7 @@ def draw_desi_like(n: int, seed: int = 0, shares: tuple[float, float, float] = D
 
 
 def _join(parts: list[Spectra]) -> Spectra:
-    flux, ivar = (np.concatenate([getattr(part, name) for part in parts]) for name in ("flux", "ivar"))
-    return Spectra(parts[0].wavelength, flux, ivar, log10_grid=parts[0].log10_grid)
+    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("flux", "ivar")}
+    first = parts[0].lsf_sigma
+    sigma = None if first is None else np.broadcast_to(first[0], joined["flux"].shape)  # one instrument
+    return Spectra(parts[0].wavelength, **joined, log10_grid=parts[0].log10_grid, lsf_sigma=sigma)

@@ -54,3 +54,18 @@ def pairs(directory: Path, stars: int, repeats: float, anomalies: float, seed: i
         f"{stars} simulated pairs: LAMOST spectra in {made.lamost}, XP coefficients in {made.xp_continuous}, the same as "
         f"samples in {made.xp_sampled}; pairs in {made.pairs}, truth in {made.truth}"
     )
+
+
+@simulate.command()
+@_DIRECTORY
+@_STARS
+@_SEED
+def desi(directory: Path, stars: int, seed: int) -> None:
+    """Coadd files like those of DESI, of fainter stars than LAMOST's, with idle fibres among them."""
+    from indexer.simulate import simulate_desi
+
+    made = simulate_desi(directory, stars, seed)
+    click.echo(
+        f"{made.n_stars} simulated stars and {made.n_idle} idle fibres in {made.n_files} coadd files in {made.spectra}; "
+        f"truth in {made.truth}"
+    )

@@ -85,7 +85,7 @@ def read_question(path: Path, modalities: list[str], foreign: bool = False) -> Q
     modalities : list of str
         Tried in this order.
     foreign : bool
-        Then try the modalities that specdb knows besides, by their surveys' own formats: a spectrum can be searched for where
+        Then try the other modalities that specdb knows, by their surveys' own formats: a spectrum can be searched for where
         there are none of its kind.
     """
     declined: list[str] = []

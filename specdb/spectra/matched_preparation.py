@@ -11,12 +11,10 @@ from specdb.errors import PreparationError
 from specdb.spectra.checks import wavelength_fault
 from specdb.spectra.lrs_preparation import LAMOST_GRID, LrsPreparation
 from specdb.spectra.resolution import LRS_GRID, LRS_RESOLUTION, LogGrid, match_resolution
+from specdb.spectra.schema import BLANK, SKY
 from specdb.spectra.spectrum import Prepared, Rejection, Spectra
 
-__all__ = ["BLANK", "SKY", "MatchedLrsPreparation"]
-
-#: What readers write into the column `fiber_type` for a fibre on the sky, and for one that saw nothing.
-SKY, BLANK = "SKY", "BLANK"
+__all__ = ["MatchedLrsPreparation"]
 
 _WHY = {SKY: "the fibre was on the sky", BLANK: "no target on the fibre, or no exposure of it was good"}
 
@@ -44,7 +42,7 @@ class MatchedLrsPreparation:
 
     assumed_resolution: float
     mask_bits: int
-    lrs: LrsPreparation = LrsPreparation()
+    lrs: LrsPreparation = field(default_factory=LrsPreparation)
     name: str = field(default="specclip-lrs-matched", init=False)
     version: int = field(default=1, init=False)
 

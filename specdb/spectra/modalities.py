@@ -6,12 +6,25 @@ from specdb.errors import InputError
 from specdb.spectra.lrs_preparation import LAMOST_GRID, LrsPreparation
 from specdb.spectra.matched_preparation import MatchedLrsPreparation
 from specdb.spectra.modality import Modality
+from specdb.spectra.readers.desi import DESI_COLUMNS
 from specdb.spectra.readers.gaia_xp import XP_COLUMNS
 from specdb.spectra.readers.lamost import LAMOST_COLUMNS
 from specdb.spectra.readers.sdss import SDSS_COLUMNS, SDSS_MASK_BITS
 from specdb.spectra.xp_preparation import XP_GRID, XpPreparation
 
-__all__ = ["GAIA_XP", "LAMOST_LRS", "SDSS", "get_modality", "modality_for_survey", "modality_names"]
+__all__ = ["DESI", "GAIA_XP", "LAMOST_LRS", "SDSS", "get_modality", "modality_for_survey", "modality_names"]
+
+DESI = Modality(
+    name="desi",
+    survey="desi",
+    wavelength=LAMOST_GRID,
+    # Any bit of the mask makes a pixel bad, as in DESI's own coaddition; R = 2000 to 3200 over the blue arm.
+    preparation=MatchedLrsPreparation(assumed_resolution=2600.0, mask_bits=-1),
+    columns=DESI_COLUMNS,
+    readers=("desi", "columnar", "text"),
+    title="DESI spectra",
+    encoded_as="lamost_lrs",
+)
 
 GAIA_XP = Modality(
     name="gaia_xp",
@@ -44,7 +57,7 @@ SDSS = Modality(
     encoded_as="lamost_lrs",
 )
 
-_MODALITIES = (GAIA_XP, LAMOST_LRS, SDSS)
+_MODALITIES = (DESI, GAIA_XP, LAMOST_LRS, SDSS)
 
 
 def modality_names() -> list[str]:

@@ -297,7 +297,8 @@ def _convolve(
         # Tap by tap: the order of the sums, and so their last bits, do not depend on the number of spectra.
         total = np.zeros(level.shape, np.float32)
         for tap, weight in enumerate(weights):
-            total += weight * (values[:, tap : tap + plan.grid.n] if plan.aligned else values[:, plan.first + tap])
+            moved = slice(tap, tap + plan.grid.n)
+            total += weight * (values[:, moved] if plan.aligned else values.take(plan.first + tap, axis=1, mode="clip"))
         return total
 
     share = under(bad.astype(np.float32), np.abs(weights)) if bad.any() else np.zeros(level.shape, np.float32)

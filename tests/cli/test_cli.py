@@ -166,7 +166,9 @@ def test_errors_of_sql(db: Path, tmp_path: Path) -> None:
 
 def test_errors_of_building(db: Path, survey: LamostSurvey, tmp_path: Path) -> None:
     new = tmp_path / "new"
-    assert "no survey is called 'lamots'; known surveys: gaia-xp, lamost" in error_of(run("build-index", "lamots", tmp_path))
+    assert "no survey is called 'lamots'; known surveys: desi, gaia-xp, lamost, sdss" in error_of(
+        run("build-index", "lamots", tmp_path)
+    )
     assert str(tmp_path / "nowhere") in error_of(run("build-index", "lamost", tmp_path / "nowhere", "--db", new))
     assert not new.exists()
     (tmp_path / "hollow").mkdir()

@@ -137,8 +137,8 @@ def test_bad_input(encoder, array, options, message):
 
 
 def test_unknown_modality(encoder):
-    with pytest.raises(InputError, match="knows no 'desi'; it encodes lamost_lrs, gaia_xp"):
-        encoder.encode(flux(2), "desi")
+    with pytest.raises(InputError, match="knows no 'weave'; it encodes lamost_lrs, gaia_xp, desi, sdss"):
+        encoder.encode(flux(2), "weave")
 
 
 @pytest.mark.parametrize("kind", list(SMALL))

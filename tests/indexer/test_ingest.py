@@ -68,7 +68,7 @@ class ToyPreparation:
 class ToyEncoder:
     name = "toy-encoder"
     weight_hash = "abc"
-    modalities = ("toy",)
+    modalities = served = ("toy",)
     preparation = {"toy": ("toy", 1)}  # noqa: RUF012
 
     def __init__(self) -> None:
@@ -278,7 +278,7 @@ def test_other_preparations_and_encoders_are_not_mixed(tmp_path: Path, survey: P
             ProvenanceError, match="trained on preparation toy version 7, toy is prepared with toy version 1"
         ):
             embed_missing(writer, buffer)
-        buffer = EmbeddingBuffer(SimpleNamespace(name="x", modalities=("gaia_xp",)), modality(), EmbeddingSettings())  # type: ignore[arg-type]
+        buffer = EmbeddingBuffer(SimpleNamespace(name="x", served=("gaia_xp",)), modality(), EmbeddingSettings())  # type: ignore[arg-type]
         with pytest.raises(InputError, match="encoder x does not encode toy, only gaia_xp"):
             embed_missing(writer, buffer)
 

@@ -53,7 +53,7 @@ def test_lines_are_sharper_than_lamost_and_as_wide_after_matching(emulator: Emul
     desi = replace(desi_instrument(), tilt=0.0)
     light = starlight(emulator, SUN, np.zeros(1), np.zeros(1))
     native = observe(desi, light, emulator, np.array([1e5]), np.random.default_rng(0))
-    matched = onto_lrs(native, desi)
+    matched = onto_lrs(native)
     sharp = np.log(np.interp(LRS_WAVELENGTH, desi.wavelength, native.flux[0]))
     ours = light[0, lrs_pixels(emulator)]
     blue = (LRS_WAVELENGTH > 4500) & (LRS_WAVELENGTH < 5600)
@@ -69,7 +69,7 @@ def test_noise_agrees_with_the_errors(emulator: Emulator) -> None:
     desi = desi_instrument()
     light = np.repeat(starlight(emulator, SUN, np.zeros(1), np.zeros(1)), 60, axis=0)
     native = observe(replace(desi, tilt=0.0), light, emulator, np.full(60, 20.0), np.random.default_rng(0))
-    for spectra in (native, onto_lrs(native, desi)):
+    for spectra in (native, onto_lrs(native)):
         assert spectra.ivar is not None
         scatter = spectra.flux.std(axis=0) * np.sqrt(np.median(spectra.ivar, axis=0))
         assert np.median(scatter) == pytest.approx(1, abs=0.1)
@@ -92,5 +92,5 @@ def test_wrong_numbers_are_refused() -> None:
         draw_desi_like(2, shares=(0.5, 0.1, 0.1))
     with pytest.raises(InputError, match="give all three on the same pixels"):
         replace(desi, noise=np.ones(3))
-    with pytest.raises(InputError, match="have no inverse variances"):
-        onto_lrs(Spectra(desi.wavelength, np.ones((1, 7781), np.float32)), desi)
+    with pytest.raises(InputError, match="without inverse variances, or that do not say how sharp"):
+        onto_lrs(Spectra(desi.wavelength, np.ones((1, 7781), np.float32)))

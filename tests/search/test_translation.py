@@ -248,8 +248,10 @@ class TestTranslate:
         ):
             with pytest.raises(QueryError, match=message):
                 db.translate(query, "gaia_xp", **options)
-        with pytest.raises(InputError, match="no modality is called 'desi'"):
-            db.translate(lrs, "desi")
+        with pytest.raises(InputError, match="no modality is called 'weave'"):
+            db.translate(lrs, "weave")
+        with pytest.raises(InputError, match="knows no sdss, only lamost_lrs, gaia_xp; translation needs one that aligns"):
+            db.translate(lrs, "sdss")
         with pytest.raises(QueryError, match="has no absolute scale to set"):
             db.translate(xp, "lamost_lrs", g_mag=3)
 

@@ -2,6 +2,7 @@
 
 from specdb.spectra.readers.arrays import content_ids, from_arrays
 from specdb.spectra.readers.columnar import ColumnarReader
+from specdb.spectra.readers.desi import DESI_COLUMNS, DesiReader
 from specdb.spectra.readers.gaia_xp import XP_COLUMNS, GaiaXpContinuous, GaiaXpSampled
 from specdb.spectra.readers.lamost import LAMOST_COLUMNS, LamostReader
 from specdb.spectra.readers.opened import OpenSource, codec_errors
@@ -23,12 +24,14 @@ register(LamostReader())
 register(GaiaXpContinuous())
 register(GaiaXpSampled())
 register(SdssReader())
+register(DesiReader())
 for _reader in specclip_readers():
     register(_reader)
 register(ColumnarReader())
 register(TextReader())
 
 __all__ = [
+    "DESI_COLUMNS",
     "LAMOST_COLUMNS",
     "SDSS_COLUMNS",
     "XP_COLUMNS",

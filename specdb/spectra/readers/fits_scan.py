@@ -32,7 +32,7 @@ def header_values(opened: OpenSource, hdu: ImageHDU | BinTableHDU) -> dict[str, 
     than decompressing the file. HIERARCH and CONTINUE, which LAMOST does not use, are passed over.
     """
     place = hdu.fileinfo()
-    text = opened.data[place["hdrLoc"] : place["datLoc"]].decode("latin-1")
+    text = opened.between(place["hdrLoc"], place["datLoc"]).decode("latin-1")
     values: dict[str, Any] = {}
     for start in range(0, len(text), 80):
         card = _CARD.match(text, start, start + 80)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gzip
 import io
+import shutil
+import tempfile
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
 from specdb.errors import ReadError
@@ -78,6 +81,24 @@ class OpenSource:
         zipped = self.source.read_bytes(2) == _GZIP
         return cast("IO[bytes]", gzip.open(self.source.path, "rb") if zipped else self.source.path.open("rb"))
 
+    @cached_property
+    def random_access(self) -> IO[bytes]:
+        """The content as one binary file to be read here and there; large gzip files are unpacked to a temporary one."""
+        stream = self.stream()
+        if not isinstance(stream, gzip.GzipFile):
+            return stream
+        with codec_errors("gzip"), stream, tempfile.NamedTemporaryFile() as file:
+            shutil.copyfileobj(stream, file, 1 << 20)
+            file.flush()
+            return Path(file.name).open("rb")  # stays readable when its name is gone
+
+    def between(self, start: int, stop: int) -> bytes:
+        """Return the bytes from `start` to `stop`, of large files without reading the rest."""
+        if not self._large:
+            return self.data[start:stop]
+        self.random_access.seek(start)
+        return self.random_access.read(stop - start)
+
     @property
     def is_fits(self) -> bool:
         """True if the content starts as the FITS standard demands."""
@@ -90,19 +111,23 @@ class OpenSource:
 
         with codec_errors("FITS"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            end_card = self.data.find(b"END" + b" " * 77)
-            if end_card < 0 or end_card // _BLOCK * _BLOCK + _BLOCK > len(self.data):
-                raise ReadError("truncated", f"the file ends inside its FITS header, after {len(self.data)} bytes")
-            hdus = fits.open(io.BytesIO(self.data), memmap=False, lazy_load_hdus=False, disable_image_compression=True)
+            stream = self.random_access if self._large else io.BytesIO(self.data)
+            size = stream.seek(0, io.SEEK_END)
+            stream.seek(0)
+            end_card = 0 if self._large else self.data.find(b"END" + b" " * 77)
+            if end_card < 0 or end_card // _BLOCK * _BLOCK + _BLOCK > size:
+                raise ReadError("truncated", f"the file ends inside its FITS header, after {size} bytes")
+            hdus = fits.open(stream, memmap=False, lazy_load_hdus=False, disable_image_compression=True)
             for hdu in hdus:
                 place = hdu.fileinfo()
-                if place["datLoc"] + place["datSpan"] <= len(self.data):
+                if place["datLoc"] + place["datSpan"] <= size:
                     continue
                 end = place["datLoc"] + hdu.size  # without the padding, which may be missing
-                if end > len(self.data):
-                    raise ReadError("truncated", f"HDU {hdu.name or 0} needs {end} bytes, the file has {len(self.data)}")
+                if end > size:
+                    raise ReadError("truncated", f"HDU {hdu.name or 0} needs {end} bytes, the file has {size}")
             # astropy passes over an extension whose header it cannot complete.
-            if self.data.startswith(b"XTENSION", place["datLoc"] + place["datSpan"]):
+            behind = place["datLoc"] + place["datSpan"]
+            if self.between(behind, behind + 8) == b"XTENSION":
                 raise ReadError("truncated", f"the file ends inside the header of HDU {len(hdus)}")
             return hdus
 

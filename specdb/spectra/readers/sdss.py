@@ -22,7 +22,7 @@ from specdb.spectra.readers.facts import describe_hdus, fact_fitting, fact_numbe
 from specdb.spectra.readers.fits_scan import first_row, header_values, table_columns
 from specdb.spectra.readers.opened import FITS_SUFFIXES, OpenSource, codec_errors
 from specdb.spectra.readers.registry import OtherInstrument
-from specdb.spectra.schema import METADATA
+from specdb.spectra.schema import METADATA, SKY
 from specdb.spectra.spectrum import Spectra
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class SdssReader:
             return None
         if str(hdus[0].header.get("TELESCOP", "")).startswith("SDSS") and len(hdus[0].shape) == 2:
             return OtherInstrument(
-                f"an SDSS image of shape {hdus[0].shape}, as of spSpec and spPlate files; fetch the spec-PLATE-MJD-FIBER.fits"
+                f"an SDSS image of shape {hdus[0].shape}, as in spSpec and spPlate files; fetch spec-PLATE-MJD-FIBER.fits"
             )
         return OtherInstrument(f"an SDSS spec file expected (a table with flux and loglam), this is {describe_hdus(hdus)}")
 
@@ -209,7 +209,7 @@ def _metadata(
     release = fact_text(facts.get("FIRSTRELEASE"))
     row["release"] = f"SDSS {release.upper()}" if release else None
     kinds = [fact_text(facts.get(key)) for key in ("OBJTYPE", "TARGETTYPE", "SOURCETYPE")]
-    row["fiber_type"] = "SKY" if "SKY" in [str(kind).upper() for kind in kinds] else next(filter(None, kinds), None)
+    row["fiber_type"] = SKY if SKY in [str(kind).upper() for kind in kinds] else next(filter(None, kinds), None)
     if row["catalogid"]:  # SDSS-V; before, FIELD is a part of the imaging run
         row["field"] = fact_fitting(fact_number(facts.get("FIELD", header.get("FIELDID"))), _INT)
         row["object_name"] = f"spec-{row['field'] or 0:06d}-{int(row['mjd'] or 0)}-{row['catalogid']}"
