@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from indexer import build_index
 from indexer.simulate import desi_files, simulate_desi
 from indexer.simulate.desi_like import draw_desi_like
-from specdb.cli import main
+from specdb.cli import cli
 from specdb.database import Database
 from specdb.errors import InputError, QueryError
 from specdb.spectra import Source, Spectra, get_modality
@@ -39,7 +39,7 @@ def db(survey: desi_files.DesiSurvey, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def run(*arguments: object) -> str:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     return result.stdout
 
