@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from indexer.evaluate.anomaly import anomaly
 from indexer.evaluate.cross_modal import cross_modal
 from indexer.evaluate.labels import labels
 from indexer.evaluate.retrieval import retrieval
@@ -25,6 +26,7 @@ SECTIONS: dict[str, Run] = {
     "labels": labels,
     "cross-modal": cross_modal,
     "translation": translation,
+    "anomaly": anomaly,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,12 +33,15 @@ class EvaluationSettings:
         Other simulated pairs: what baselines are fitted to and neighbours are taken from.
     neighbours : int
         For labels, and for translation by neighbours.
+    anomaly_stars : int
+        Simulated pairs in which anomaly scores look for planted objects.
     seed : int
     """
 
     pairs: int = 10_000
     reference: int = 5_000
     neighbours: int = 10
+    anomaly_stars: int = 2_500
     seed: int = 0
 
 
@@ -88,6 +92,12 @@ class Context:
         Of translation; empty where the encoder has not been calibrated.
     settings : EvaluationSettings
     device : str
+    location : str
+        Name or folder that the judged encoder was loaded from; empty: its name.
+    db : Path or None
+        Database whose unusual objects are looked for.
+    unusual : Path or None
+        CSV that says which they are; by default the survey's classes and the files' names say so.
     """
 
     encoder: Encoder
@@ -96,6 +106,9 @@ class Context:
     errors: dict[str, ErrorModel]
     settings: EvaluationSettings
     device: str = "cpu"
+    location: str = ""
+    db: Path | None = None
+    unusual: Path | None = None
 
     @property
     def encoders(self) -> dict[str, Encoder]:

@@ -23,11 +23,18 @@ __all__ = ["evaluate"]
 )
 @click.option("--db", type=click.Path(file_okay=False, path_type=Path), help="Take the spectra of a database instead.")
 @click.option("--section", "sections", multiple=True, help="Only this section; repeat for more.  [default: all]")
+@click.option("--anomaly", is_flag=True, help="Only the section on unusual objects: the same as --section anomaly.")
+@click.option(
+    "--unusual",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="CSV with spectrum_id and kind: the unusual objects of --db.  [default: by class and file name]",
+)
 @click.option("--every-star", is_flag=True, help="Judge all stars, not only the fold that training left out.")
 @click.option("--pairs", type=click.IntRange(20), default=10_000, show_default=True, help="Simulated held-out pairs.")
 @click.option(
     "--reference", type=click.IntRange(100), default=5_000, show_default=True, help="Simulated pairs for the baselines."
 )
+@click.option("--stars", type=click.IntRange(80), default=2_500, show_default=True, help="Simulated stars for --anomaly.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the simulated pairs.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for JSON, Markdown and figures.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
@@ -38,9 +45,12 @@ def evaluate(
     data: Path | None,
     db: Path | None,
     sections: tuple[str, ...],
+    anomaly: bool,
+    unusual: Path | None,
     every_star: bool,
     pairs: int,
     reference: int,
+    stars: int,
     seed: int,
     out: Path | None,
     as_json: bool,
@@ -48,8 +58,8 @@ def evaluate(
 ) -> None:
     """Measure what an encoder is worth, beside pixels and principal components.
 
-    Repeat visits, labels of neighbours, partners in the other survey, and translated spectra with their error bars. Real
-    spectra come from --data or --db; without them only the sections on simulated pairs have something to say.
+    Repeat visits, labels of neighbours, partners in the other survey, translated spectra with their error bars, and unusual
+    objects. Real spectra come from --data or --db; without them only the sections on simulated pairs have something to say.
     """
     from indexer.evaluate.real import RealData, load_database, load_folder
     from indexer.evaluate.report import evaluate_encoder, to_json, write_report
@@ -72,9 +82,14 @@ def evaluate(
         {other: load_encoder(other) for other in beside},
         real,
         load_error_models(encoder_folder(name), judged.weight_hash),
-        EvaluationSettings(pairs, reference, seed=seed),
+        EvaluationSettings(pairs, reference, anomaly_stars=stars, seed=seed),
         device,
+        location=name,
+        db=db,
+        unusual=unusual,
     )
+    if anomaly:
+        sections = (*sections, "anomaly")
     if not as_json:
         click.echo(f"# {judged.name} ({judged.weight_hash[:16]})\n")
     done = evaluate_encoder(context, sections, None if as_json else _say)

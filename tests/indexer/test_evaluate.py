@@ -25,7 +25,7 @@ from specdb.errors import InputError
 from specdb.store import Store
 from tests.search.two_modalities import SPLIT, TwoModalities, build_two_modalities, save_encoder
 
-SMALL = EvaluationSettings(pairs=60, reference=120, neighbours=5)
+SMALL = EvaluationSettings(pairs=60, reference=120, neighbours=5, anomaly_stars=90)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def real() -> RealData:
 
 @pytest.fixture(scope="module")
 def context(two: TwoModalities, real: RealData) -> Context:
-    return Context(two.encoder, {}, real, {}, SMALL)
+    return Context(two.encoder, {}, real, {}, SMALL, location=str(two.encoder_folder))
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specdb.anomaly.decoded import Decoded
 from specdb.anomaly.expected import Expectation
 from specdb.anomaly.features import FeatureDetector
 from specdb.anomaly.scores.score import FittedScore, Unavailable, loaded_encoder
