@@ -44,7 +44,7 @@ soak: $(VENV)/.browser ## the slow suites too
 	$(RUN_TESTS) -m "not gpu"
 
 bench: $(VENV)/.dev ## measure; writes benchmarks/results
-	for name in preparation encoder search filters index_kinds catalogues pipeline; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in preparation encoder filters index_kinds neighbours catalogues pipeline; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 docs: $(VENV)/.dev ## run the commands of the documentation
 	$(BIN)/pytest tests/test_docs.py

@@ -14,68 +14,20 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
-from common import machine, write_results
-from search import clustered, paired
+from common import by_hand, machine, paired, recall_of, resident_mib, write_results
+from vectors import clustered, shifted
 
 from specdb.errors import RecallError
 from specdb.search import BuildOptions, VectorIndex, kind_names, plan_index
 from specdb.search.exact import exact_search
-from specdb.search.kinds.base import half_view
-
-_faiss: Any = faiss  # its type stubs know only part of it
 
 K = 10
-
-
-def shifted(vectors: np.ndarray, seed: int) -> np.ndarray:
-    """Return vectors as another instrument's encoder might place them: off in one direction and noisier."""
-    rng = np.random.default_rng(seed)
-    n, dim = vectors.shape
-    offset = np.random.default_rng(7).standard_normal(dim)
-    moved = vectors + 0.3 * offset / np.linalg.norm(offset) + 0.3 * rng.standard_normal((n, dim)) / np.sqrt(dim)
-    return (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32)
-
-
-def by_hand(index: VectorIndex, directory: Path, vectors: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a search as someone would write it with FAISS alone, with the same file and parameters; rows (m, K)."""
-    card = index.card
-    knobs = card.certificate.parameters
-    if card.kind == "flat":
-        flat = faiss.IndexFlatIP(card.dimension)
-        flat.add(vectors)
-        return lambda queries: flat.search(queries, K)[1]
-    raw = faiss.read_index(str(directory / card.segments[0].file.name))
-    if card.kind == "hnsw":
-        flat = faiss.IndexFlatIP(card.dimension)
-        flat.add(vectors)
-        raw.own_fields = False
-        raw.storage = flat
-        queue = _faiss.SearchParametersHNSW(efSearch=knobs.ef)
-        return lambda queries, kept=flat: raw.search(queries, K, params=queue)[1]
-    probe = _faiss.SearchParametersIVF(nprobe=knobs.nprobe)
-    if card.kind == "ivf-flat":
-        return lambda queries: raw.search(queries, K, params=probe)[1]
-    if "half" in card.files:
-        codes = np.fromfile(directory / card.files["half"].name, np.float16).reshape(vectors.shape)
-        better: Any = half_view(codes)
-    else:
-        codes = vectors
-        better = faiss.IndexFlatIP(card.dimension)
-        better.add(vectors)
-    refined = faiss.IndexRefine(raw, better)
-    extra = _faiss.IndexRefineSearchParameters(k_factor=knobs.k_factor, base_index_params=probe)
-    return lambda queries, kept=codes: refined.search(queries, K, params=extra)[1]
-
-
-def recall_of(rows: np.ndarray, truth: np.ndarray) -> float:
-    """Return recall@K."""
-    return round(float((truth[:, :, None] == rows[:, None, :]).any(axis=2).mean()), 4)
 
 
 def measure(vectors: np.ndarray, queries: np.ndarray, cross: np.ndarray, kind: str) -> dict[str, Any]:
@@ -93,7 +45,7 @@ def measure(vectors: np.ndarray, queries: np.ndarray, cross: np.ndarray, kind: s
             return {"kind": kind, "parameters": str(error).split(":")[0]}
         build_s = time.perf_counter() - begin
         index = VectorIndex.open(directory)
-        hand = by_hand(index, directory, vectors)
+        hand = by_hand(index, directory, vectors, K)
         truth = exact_search(vectors, queries, K)[1]
         one = [queries[i : i + 1] for i in range(300)]
         single = paired(lambda i: index.search(one[i], K), lambda i: hand(one[i]), len(one))
@@ -123,12 +75,6 @@ def measure(vectors: np.ndarray, queries: np.ndarray, cross: np.ndarray, kind: s
         }
 
 
-def anonymous_mib() -> float:
-    """Return the memory of this process beyond mapped files, MiB."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
-    return int(fields["RssAnon"].split()[0]) / 1024
-
-
 def large(n: int, dim: int, kind: str, memory_gib: float, folder: Path) -> dict[str, Any]:
     """Build an index of vectors that are made part by part, and search it."""
     import threading
@@ -137,7 +83,7 @@ def large(n: int, dim: int, kind: str, memory_gib: float, folder: Path) -> dict[
 
     def watch() -> None:
         while not running.wait(0.2):
-            peak[0] = max(peak[0], anonymous_mib())
+            peak[0] = max(peak[0], resident_mib("RssAnon"))
 
     def parts() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for number, first in enumerate(range(0, n, 200_000)):
@@ -187,7 +133,7 @@ def large(n: int, dim: int, kind: str, memory_gib: float, folder: Path) -> dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["kinds", "large"])
+    parser.add_argument("what", nargs="?", choices=["kinds", "large"], default="kinds")
     parser.add_argument("--n", type=int)
     parser.add_argument("--dim", type=int)
     parser.add_argument("--threads", type=int, default=2)

@@ -14,13 +14,13 @@ from specdb.catalog import LabelReport, MatchQuality, add_labels, crossmatch, ru
 from specdb.errors import DatabaseError, ProvenanceError, QueryError
 from specdb.rows import Rows
 from specdb.search import Hits, IndexCard, JointHits, Plan, VectorIndex
-from specdb.search.answer import Request, answer, make_plan
+from specdb.search.answer import Request, Target, answer, make_plan
 from specdb.search.asked import Many, modality_of
 from specdb.search.batch import Answers, answer_many
 from specdb.search.lookups import Lookups
 from specdb.search.query import Query, encode_spectra
 from specdb.spectra import Spectra, get_modality
-from specdb.store import Problem, Store, in_sorted, open_parts, read_table, verify_store
+from specdb.store import Problem, Store, open_parts, verify_store
 
 if TYPE_CHECKING:
     from specutils import Spectrum
@@ -90,7 +90,7 @@ class Database:
 
         encoder = load_encoder(self.store.encoder_location)
         for modality in self.modalities:
-            stored = self._embedded_with(modality)
+            stored = self.embedded_with(modality)
             if stored not in (None, encoder.weight_hash):
                 raise ProvenanceError(
                     f"the {modality} embeddings were made by {encoder.name} with weights {stored[:16]}, the one installed "
@@ -126,7 +126,7 @@ class Database:
             raise DatabaseError(f"{modality} has no index for encoder {name} yet; run `specdb index {survey}`") from None
         held, deleted = self._indices.get((name, modality)), self.store.deleted(modality)
         if held is None or held[0] != stamp:
-            expected = {"modality": modality, "encoder": name, "weight_hash": self._embedded_with(modality)}
+            expected = {"modality": modality, "encoder": name, "weight_hash": self.embedded_with(modality)}
             index = VectorIndex.open(folder, expected_provenance=expected)
             held = stamp, deleted, index.hiding(deleted)
         elif held[1] is not deleted:
@@ -138,18 +138,7 @@ class Database:
         """Return the full rows (metadata, flux, ivar) of the given ids, in their order."""
         wanted = np.asarray(ids, np.int64)
         modality = modality or modality_of(self, int(wanted[0]))
-        found = []
-        for part in self.store.spectra_parts(modality):
-            here = read_table(self.store.root / part, ["spectrum_id"])["spectrum_id"].to_numpy()
-            rows = np.flatnonzero(np.isin(here, wanted) & ~in_sorted(here, self.store.deleted(modality)))
-            if len(rows):
-                found.append(read_table(self.store.root / part).take(pa.array(rows)))
-        table = pa.concat_tables(found) if found else None
-        place = {} if table is None else {i: row for row, i in enumerate(table["spectrum_id"].to_pylist())}
-        missing = [i for i in wanted.tolist() if i not in place]
-        if table is None or missing:
-            raise QueryError(f"{modality} has no spectrum with the id {missing[0]}")
-        return table.take(pa.array([place[i] for i in wanted.tolist()]))
+        return self.lookups.spectra(modality, wanted)
 
     def spectrum(self, spectrum_id: int, modality: str | None = None) -> Spectrum:
         """Return one prepared spectrum as `specutils.Spectrum`, with uncertainties, mask and metadata."""
@@ -277,7 +266,7 @@ class Database:
         queries: int = 1,
     ) -> Plan:
         """Say how a search of a modality would be answered and what the answer would be worth, without searching."""
-        return make_plan(self, modality, Request(k, radius_deg, min_score, where), queries)
+        return make_plan(Target.of(self, modality, where), Request(k, radius_deg, min_score, where), queries)
 
     def metadata_columns(self, modality: str) -> list[str]:
         """Return the names of a modality's metadata columns."""
@@ -422,10 +411,12 @@ class Database:
         """Return the shared embeddings (n, d) of spectra that are not in the database, as unit vectors."""
         return encode_spectra(self.encoder, get_modality(modality), spectra, self.device)[0]
 
-    def _embedded_with(self, modality: str) -> str | None:
+    def embedded_with(self, modality: str) -> str | None:
         """Return the weight hash that the default encoder's stored embeddings of a modality were made with."""
-        parts = self.store.embedding_parts(self.store.default_encoder, modality)
-        return self.store.provenance(parts[0])["weight_hash"] if parts else None
+        manifest = self.store.manifest()
+        for _, entry in manifest.under(f"embeddings/{self.store.default_encoder}/{modality}"):
+            return str(manifest.provenance[entry.provenance]["weight_hash"])
+        return None
 
     # -- changing ------------------------------------------------------------------------------------------------------
 

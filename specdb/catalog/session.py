@@ -255,7 +255,7 @@ def connect(
     limits : Limits, optional
         `UNTRUSTED` for SQL of strangers; none by default.
     """
-    limits = limits or Limits()
+    limits, store = limits or Limits(), store.pinned()
     neighbours = Neighbours(store.modalities(), index or _without_indices)
     with duckdb.connect(":memory:") as connection:
         # Spilled rows go to a folder of this session alone, which DuckDB makes when needed and removes.

@@ -8,20 +8,22 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from specdb.errors import DatabaseError, QueryError
 from specdb.search.asked import Asked, ask
 from specdb.search.fusion import fuse_hits
 from specdb.search.hits import Hits, JointHits
+from specdb.search.index import VectorIndex
 from specdb.search.joins import add_labels, add_spectra
-from specdb.search.lookups import Ragged
+from specdb.search.lookups import Kept, Ragged
 from specdb.search.planner import Plan
-from specdb.search.query import Query, metadata_of
+from specdb.search.query import Query
 
 if TYPE_CHECKING:
     from specdb.database import Database
 
-__all__ = ["Found", "Request", "answer", "find", "make_plan"]
+__all__ = ["Found", "Request", "Target", "answer", "find", "make_plan"]
 
 DEFAULT_K = 10
 
@@ -127,17 +129,39 @@ class Found:
         return Found(limits, self.scores[chosen], self.ids[chosen])
 
 
-def make_plan(db: Database, modality: str, request: Request, queries: int = 1) -> Plan:
+@dataclass(frozen=True)
+class Target:
+    """What is searched: one generation of an index, whatever is written meanwhile.
+
+    Attributes
+    ----------
+    modality : str
+    index : VectorIndex
+    kept : Kept or None
+        What the condition selects of it.
+    """
+
+    modality: str
+    index: VectorIndex
+    kept: Kept | None
+
+    @classmethod
+    def of(cls, db: Database, modality: str, where: str | None) -> Target:
+        """Open what is in force now."""
+        index = db.index(modality)
+        return cls(modality, index, None if where is None else db.lookups.kept(modality, where, index))
+
+
+def make_plan(target: Target, request: Request, queries: int = 1) -> Plan:
     """Say how a search of one modality would go about it."""
-    index = db.index(modality)
-    kept = None if request.where is None else db.lookups.kept(modality, request.where)
-    n, depth = len(index), request.depth
+    index, kept = target.index, target.kept
+    n, depth = len(index) - index.hidden, request.depth
     if request.least is not None:
         kind: str = "radius"
     elif kept is None:
         kind = "index"
     else:
-        kind = index.path(len(kept.rows), queries, depth or 1)
+        kind = index.path(kept.filter, queries, depth or 1)
     if kind in ("exact", "radius"):
         guarantee = "exact"
     elif kind == "index":
@@ -147,13 +171,21 @@ def make_plan(db: Database, modality: str, request: Request, queries: int = 1) -
     guarantee += "; fewer only where fewer match" if depth is not None else "; all that match"
     if kept is not None and kept.unindexed:
         guarantee += f"; {kept.unindexed:,} more match but are not indexed yet: run `specdb index`"
-    return Plan(kind, modality, n, None if kept is None else len(kept.rows), request.where, _WHY[kind], guarantee)
+    return Plan(kind, target.modality, n, None if kept is None else kept.filter.count, request.where, _WHY[kind], guarantee)
 
 
-def find(db: Database, modality: str, asked: Asked, part: slice, request: Request) -> Found:
-    """Search one modality for some of the queries."""
-    index = db.index(modality)
-    keep = None if request.where is None else db.lookups.kept(modality, request.where).rows
+def find(db: Database, target: Target, asked: Asked, part: slice, request: Request) -> Found:
+    """Search one modality for some of the queries.
+
+    Raises
+    ------
+    QueryError
+        Where the queries' embeddings cannot be compared with those searched.
+    """
+    modality, index = target.modality, target.index
+    if asked.modality is not None and asked.modality != modality:
+        _require_one_encoder(db, asked.modality, target)
+    keep = None if target.kept is None else target.kept.filter
     unwanted = _unwanted(db, modality, asked, part, request)
     most = int(np.diff(unwanted.limits).max(initial=0))
     vectors, depth = asked.vectors(part), request.depth
@@ -167,6 +199,16 @@ def find(db: Database, modality: str, asked: Asked, part: slice, request: Reques
     if most:
         found = found.keep(~_among(found, unwanted))
     return found if depth is None else found.keep(found.rank <= depth)
+
+
+def _require_one_encoder(db: Database, source: str, target: Target) -> None:
+    used = db.embedded_with(source)
+    of_index = target.index.card.provenance.get("weight_hash")
+    if used is not None and used != of_index:
+        raise QueryError(
+            f"{source} and {target.modality} were embedded with different weights, {used[:16]} and {str(of_index)[:16]}: "
+            "cosines between such embeddings mean nothing; embed both with one encoder that knows both"
+        )
 
 
 def _unwanted(db: Database, modality: str, asked: Asked, part: slice, request: Request) -> Ragged:
@@ -217,7 +259,13 @@ def answer(
         raise QueryError(f"there is nothing to fuse in answers from {', '.join(targets)} alone; name several modalities")
     # Several spectra of one star become one line, and a star low in one list may be high in another.
     wanted = replace(request, k=5 * request.depth) if fuse and request.depth else request
-    parts = {target: _hits(db, target, asked, wanted, labels, with_spectra) for target in targets}
+    seen = {target: _own_spectrum(db, asked, target) if fuse else None for target in targets}
+    parts = {target: _hits(db, target, seen[target] or asked, wanted, labels, with_spectra) for target in targets}
+    for target, own in seen.items():
+        if own is not None:
+            plan = parts[target].plan
+            why = f"{plan.why}; asked with the star's own {target} spectrum {own.names[0]}, which `pairs/` gives"
+            parts[target] = replace(parts[target], plan=replace(plan, why=why))
     if len(parts) == 1 and (to is None or isinstance(to, str)):
         return parts[targets[0]]
     name = str(asked.names[0])
@@ -229,10 +277,39 @@ def answer(
     return JointHits(rows, name, parts, None)
 
 
+def _own_spectrum(db: Database, asked: Asked, target: str) -> Asked | None:
+    """Return the best spectrum that another instrument took of the query's star, where the database knows of one.
+
+    Its neighbours are nearer the truth than those found across modalities.
+    """
+    if asked.modality in (None, target) or asked.ids[0] < 0:
+        return None
+    partners = db.lookups.partners(asked.modality, target, int(asked.ids[0]))
+    partners = partners[db.index(target).has(partners)]
+    if not len(partners):
+        return None
+    snr = pc.fill_null(db.lookups.metadata(target, partners)["snr"], 0).to_numpy()
+    return ask(db, partners[np.argmax(snr)], target)
+
+
 def _hits(db: Database, modality: str, asked: Asked, request: Request, labels: Sequence[str], with_spectra: bool) -> Hits:
-    plan = make_plan(db, modality, request)
-    found = find(db, modality, asked, slice(0, 1), request)
-    rows = metadata_of(db.store, modality, found.ids)
+    while True:
+        state = db.store.manifest()
+        try:
+            return _hits_once(db, modality, asked, request, labels, with_spectra)
+        except DatabaseError:
+            if db.store.manifest() is state:
+                raise
+            # Compacted while it was asked: the answers' rows have moved, or are gone.
+
+
+def _hits_once(
+    db: Database, modality: str, asked: Asked, request: Request, labels: Sequence[str], with_spectra: bool
+) -> Hits:
+    target = Target.of(db, modality, request.where)
+    plan = make_plan(target, request)
+    found = find(db, target, asked, slice(0, 1), request)
+    rows = db.lookups.metadata(modality, found.ids)
     cosines = pa.array(np.minimum(found.scores, 1), pa.float32())  # rounding can lift a cosine above 1
     rows = rows.add_column(0, pa.field("score", pa.float32(), metadata={"description": "cosine similarity"}), cosines)
     rows = rows.add_column(0, pa.field("rank", pa.int32(), metadata={"description": "1 is the nearest"}), [found.rank])
@@ -241,4 +318,4 @@ def _hits(db: Database, modality: str, asked: Asked, request: Request, labels: S
     rows = add_labels(db, rows, labels)
     if request.depth is not None and len(rows) < request.depth:
         plan = replace(plan, guarantee=f"{plan.guarantee}; {request.depth} asked for, {len(rows)} there are: all are here")
-    return Hits(rows, str(asked.names[0]), modality, db.store.default_encoder, db.index(modality).card, plan)
+    return Hits(rows, str(asked.names[0]), modality, db.store.default_encoder, target.index.card, plan)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from specdb.errors import DatabaseError, QueryError
 from specdb.export import save_rows
 from specdb.rows import Rows
-from specdb.search.answer import Found, Request, find, make_plan
+from specdb.search.answer import Found, Request, Target, find, make_plan
 from specdb.search.asked import Asked, Many, ask_many
 from specdb.search.joins import labels_of
 from specdb.search.planner import Plan
@@ -86,11 +86,16 @@ def answer_many(
         if name is not None and name not in db.modalities:
             raise QueryError(f"the database has no modality {name!r}; it has {', '.join(db.modalities)}")
     asked = ask_many(db, queries, modality, skip_unknown=skip_unknown)
-    target = to or asked.modality
-    if target is None:
+    searched = to or asked.modality
+    if searched is None:
         raise QueryError(f"say which modality is searched for these vectors: {', '.join(db.modalities)}")
-    plan = make_plan(db, target, request, min(len(asked), BLOCK))
-    beside = _beside(db, target, columns, labels)
+    while True:
+        state = db.store.manifest()
+        target = Target.of(db, searched, request.where)
+        beside = _beside(db, searched, columns, labels)
+        if db.store.manifest() is state:  # else they may be of two states of the database
+            break
+    plan = make_plan(target, request, min(len(asked), BLOCK))
     head = [
         pa.field("query_id", pa.int64(), metadata={"description": "spectrum_id of the query, or its number"}),
         pa.field("rank", pa.int32(), metadata={"description": "1 is the nearest"}),
@@ -100,12 +105,12 @@ def answer_many(
     schema = pa.schema([*head, *(field for table in beside for field in table.schema if field.name != "spectrum_id")])
 
     def blocks() -> Iterator[pa.RecordBatch]:
-        step = BLOCK if request.least is None else max(1, min(BLOCK, _HELD // plan.n_searched))
+        step = BLOCK if request.least is None else max(1, min(BLOCK, _HELD // max(plan.n_searched, 1)))
         for start in range(0, len(asked), step):
             part = slice(start, min(start + step, len(asked)))
             yield from _batches(asked, part, find(db, target, asked, part, request), beside, schema)
 
-    return Answers(schema, target, plan, len(asked), asked.left_out, blocks)
+    return Answers(schema, searched, plan, len(asked), asked.left_out, blocks)
 
 
 def _beside(db: Database, modality: str, columns: Sequence[str], labels: Sequence[str]) -> list[pa.Table]:

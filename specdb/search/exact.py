@@ -58,7 +58,8 @@ def inner_products(vectors: np.ndarray, queries: np.ndarray, rows: np.ndarray) -
         padded = np.pad(rows, ((0, 0), (0, width * threads - rows.shape[1])), constant_values=-1)
         several = inner_products(vectors, np.repeat(queries, threads, axis=0), padded.reshape(threads, width))
         return several.reshape(1, -1)[:, : rows.shape[1]]
-    if rows.size * vectors.shape[1] < _WORTH_THREADS:
+    alone = threads > 1 and rows.size * vectors.shape[1] < _WORTH_THREADS
+    if alone:
         faiss.omp_set_num_threads(1)  # of the calling thread only, in OpenMP
     try:
         _faiss.fvec_inner_products_by_idx(
@@ -70,7 +71,8 @@ def inner_products(vectors: np.ndarray, queries: np.ndarray, rows: np.ndarray) -
             *rows.shape,
         )
     finally:
-        faiss.omp_set_num_threads(threads)
+        if alone:
+            faiss.omp_set_num_threads(threads)
     return scores
 
 

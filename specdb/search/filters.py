@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import faiss
@@ -58,12 +59,14 @@ class Partition:
         Rows list by list.
     starts : ndarray (l + 1,), int64
         Where each list begins in `order`.
+    vectors : ndarray or memmap (n, d), float32, C-contiguous
     """
 
     centres: np.ndarray
     lists: np.ndarray
     order: np.ndarray
     starts: np.ndarray
+    vectors: np.ndarray
 
     @classmethod
     def of(cls, structure: Structure, vectors: np.ndarray) -> Partition | None:
@@ -84,7 +87,7 @@ class Partition:
             lists[rows] = first.quantizer.assign(np.ascontiguousarray(vectors[rows]), 1)[:, 0]
         order = np.argsort(lists, kind="stable")
         starts = np.concatenate([[0], np.cumsum(np.bincount(lists, minlength=first.nlist))])
-        return cls(first.quantizer.reconstruct_n(0, first.nlist), lists, order, starts)
+        return cls(first.quantizer.reconstruct_n(0, first.nlist), lists, order, starts, vectors)
 
     def group(self, rows: np.ndarray) -> Grouped:
         """Group the rows (r,) of a filter, r > 0, by list."""
@@ -95,7 +98,7 @@ class Partition:
         counts[self.starts[:-1] == self.starts[1:]] = 0
         occupied = np.flatnonzero(counts)
         starts = np.concatenate([[0], np.cumsum(counts[occupied])])
-        return Grouped(rows, self.order[kept], starts, self.centres[occupied])
+        return Grouped(rows, self.order[kept], starts, self.centres[occupied], self.vectors)
 
 
 @dataclass(frozen=True)
@@ -111,17 +114,27 @@ class Grouped:
     starts : ndarray (g + 1,), int64
         Where each list begins in `members`.
     centres : ndarray (g, d), float32
+    vectors : ndarray or memmap (n, d), float32, C-contiguous
+        Of all rows.
     """
 
     rows: np.ndarray
     members: np.ndarray
     starts: np.ndarray
     centres: np.ndarray
+    vectors: np.ndarray
 
-    @property
+    @cached_property
     def counts(self) -> np.ndarray:
         """Rows in each list (g,), int64."""
         return np.diff(self.starts)
+
+    @cached_property
+    def sample(self) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors (s, d) of rows drawn evenly and the lists (s,) that they are in: the same for the same filter."""
+        places = np.unique(np.linspace(0, len(self.members) - 1, _SAMPLE).astype(np.int64))
+        owner = np.searchsorted(self.starts, places, side="right") - 1
+        return np.ascontiguousarray(self.vectors[self.members[places]]), owner
 
     def rows_in(self, lists: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows in each query's lists.
@@ -151,14 +164,13 @@ class Grouped:
         return rows, owner
 
 
-def search_lists(grouped: Grouped, vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def search_lists(grouped: Grouped, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Find the k nearest of the grouped rows.
 
     Parameters
     ----------
     grouped : Grouped
         At least k rows.
-    vectors : ndarray or memmap (n, d), float32, C-contiguous
     queries : ndarray (m, d), float32, C-contiguous
     k : int
 
@@ -169,10 +181,9 @@ def search_lists(grouped: Grouped, vectors: np.ndarray, queries: np.ndarray, k: 
     """
     scores = np.empty((len(queries), k), np.float32)
     rows = np.empty((len(queries), k), np.int64)
-    counts = grouped.counts
+    vectors, counts = grouped.vectors, grouped.counts
     wanted = min(len(counts), int(np.ceil(FIRST_ROWS * k / counts.mean())))
-    sample, owner = _sample(grouped)
-    sampled = np.ascontiguousarray(vectors[sample])
+    sampled, owner = grouped.sample
     broad = np.zeros(len(queries), bool)
     for part in _blocks(len(queries), max(len(counts), int(wanted * counts.mean()))):
         asked = queries[part]
@@ -202,12 +213,6 @@ def search_lists(grouped: Grouped, vectors: np.ndarray, queries: np.ndarray, k: 
 def _blocks(m: int, width: int) -> Iterator[slice]:
     step = max(1, _BLOCK_PRODUCTS // width)
     return (slice(start, min(start + step, m)) for start in range(0, m, step))
-
-
-def _sample(grouped: Grouped) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows (s,) drawn evenly and their lists (s,): the same for the same filter."""
-    places = np.unique(np.linspace(0, len(grouped.members) - 1, _SAMPLE).astype(np.int64))
-    return grouped.members[places], np.searchsorted(grouped.starts, places, side="right") - 1
 
 
 def _scatter(

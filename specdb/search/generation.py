@@ -70,7 +70,8 @@ def _map(directory: Path, role: str, entry: FileEntry, shape: tuple[int, ...]) -
         raise DatabaseError(
             f"{directory / entry.name} has {entry.bytes} bytes, {shape} {np.dtype(_TYPES[role])} make {size}; {REBUILD}"
         )
-    return np.memmap(directory / entry.name, _TYPES[role], "r", shape=shape)
+    # As a plain array: every look-up in a `memmap` makes another one, which takes longer than the look-up.
+    return np.asarray(np.memmap(directory / entry.name, _TYPES[role], "r", shape=shape))
 
 
 def _read(path: Path, flags: int = 0) -> Any:

@@ -187,7 +187,7 @@ class VectorIndex:
         k: int,
         *,
         exclude_ids: np.ndarray | None = None,
-        keep: np.ndarray | None = None,
+        keep: np.ndarray | RowFilter | None = None,
         source: str | None = None,
         parameters: SearchParameters | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -201,8 +201,9 @@ class VectorIndex:
         exclude_ids : ndarray, int64, optional
             Ids that must not be found: (e,) for all queries, or (m, e) for each query its own (repeat one to fill up).
             Ids that are not in the index do no harm.
-        keep : ndarray, optional
-            The only rows that may be found, for all queries: (n,) bool, or (r,) int64, increasing (see `rows_of`).
+        keep : ndarray or RowFilter, optional
+            The only rows that may be found, for all queries: (n,) bool, (r,) int64, increasing (see `rows_of`), or what
+            `only` made of them, which is prepared for being asked for again and again.
         source : str, optional
             Modality of the queries where it is another than that of the index: it has parameters of its own.
         parameters : SearchParameters, optional
@@ -224,7 +225,7 @@ class VectorIndex:
         card = snapshot.card
         queries = as_queries(np.asarray(queries), card.dimension, k)
         common, own = self._excluded(snapshot, exclude_ids, len(queries))
-        allowed = self._visible.narrowed(excluded=common, kept=None if keep is None else as_rows(keep, card.count))
+        allowed = self._allowed(keep).narrowed(excluded=common)
         parameters = parameters or card.certificate_for(source).parameters
         parts = (snapshot.kind, snapshot.structure, snapshot.vectors, queries)
         partition = None if allowed.kept is None else snapshot.partition
@@ -257,7 +258,7 @@ class VectorIndex:
         return self._snapshot.kind.settings(self._snapshot.structure)
 
     def within(
-        self, queries: np.ndarray, least: float, *, keep: np.ndarray | None = None
+        self, queries: np.ndarray, least: float, *, keep: np.ndarray | RowFilter | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Find every vector whose cosine with a query is at least `least`, by comparing all of them.
 
@@ -265,7 +266,7 @@ class VectorIndex:
         ----------
         queries : ndarray (m, d), float32
         least : float
-        keep : ndarray, optional
+        keep : ndarray or RowFilter, optional
             See `search`.
 
         Returns
@@ -283,19 +284,50 @@ class VectorIndex:
         """
         snapshot = self._snapshot
         queries = as_queries(np.asarray(queries), snapshot.card.dimension, 1)
-        allowed = self._visible.narrowed(kept=None if keep is None else as_rows(keep, snapshot.card.count))
+        allowed = self._allowed(keep)
         limits, scores, rows = within(snapshot.vectors, queries, least, rows=allowed.rows())
         return limits, scores, snapshot.ids[rows]
 
-    def path(self, matching: int, queries: int, k: int) -> SearchPath:
-        """Say how `search` goes about queries when a filter leaves `matching` rows."""
-        snapshot = self._snapshot
-        count, dim = snapshot.vectors.shape
-        return path_of(snapshot.kind, snapshot.partition, count, matching, dim, queries=queries, k=k)
+    def path(self, keep: np.ndarray | RowFilter, queries: int, k: int) -> SearchPath:
+        """Say how `search` goes about that many queries under a filter."""
+        snapshot, allowed = self._snapshot, self._allowed(keep)
+        return path_of(snapshot.kind, snapshot.partition, snapshot.card.dimension, allowed, queries, k)
+
+    def only(self, keep: np.ndarray) -> RowFilter:
+        """Prepare a filter for several searches of this very index.
+
+        Parameters
+        ----------
+        keep : ndarray
+            (n,) bool, or (r,) int64, increasing.
+
+        Returns
+        -------
+        RowFilter
+            The rows that are kept and not hidden; ``count`` is their number.
+
+        Raises
+        ------
+        QueryError
+            For a filter that makes no sense.
+        """
+        return self._visible.narrowed(kept=as_rows(keep, self.card.count), reused=True)
+
+    def _allowed(self, keep: np.ndarray | RowFilter | None) -> RowFilter:
+        """Return the rows that a search may find."""
+        if isinstance(keep, RowFilter):
+            if keep.n != self.card.count:
+                raise QueryError(f"the filter is over {keep.n} rows, the index has {self.card.count}; prepare it anew")
+            return keep
+        return self._visible if keep is None else self._visible.narrowed(kept=as_rows(keep, self.card.count))
 
     def rows_of(self, ids: np.ndarray) -> np.ndarray:
         """Return the row (m,) of each id, int64; -2 for ids that are not in the index."""
         return self._snapshot.rows_of(np.asarray(ids, np.int64))
+
+    def has(self, ids: np.ndarray) -> np.ndarray:
+        """Say which ids (m,) searches may find, bool."""
+        return self._visible.lets_through(self.rows_of(ids))
 
     def vectors(self, ids: np.ndarray) -> np.ndarray:
         """Return the vectors of some ids, float32 (m, d); `QueryError` names the ids that are not in the index."""

@@ -8,10 +8,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
+from specdb.catalog.crossmatch import PAIRS_FOLDER, pairs_path
 from specdb.catalog.selection import select_ids
-from specdb.store import Store, open_parts, readable
+from specdb.errors import DatabaseError, QueryError
+from specdb.search.pages import Pages, Places
+from specdb.search.rowfilter import RowFilter
+from specdb.store import Store, in_sorted, open_parts, read_table, readable
 
 if TYPE_CHECKING:
     from specdb.search.index import VectorIndex
@@ -142,13 +147,13 @@ class Kept:
 
     Attributes
     ----------
-    rows : ndarray (r,), int64
-        Rows of the index, increasing.
+    filter : RowFilter
+        The rows of the index that satisfy it, without those of deleted spectra.
     unindexed : int
         Spectra that satisfy the condition and are not in the index yet.
     """
 
-    rows: np.ndarray
+    filter: RowFilter
     unindexed: int
 
 
@@ -159,18 +164,64 @@ class Lookups:
         self._store = store
         self._index = index
         self._held: dict[tuple[str, ...], tuple[Any, Any]] = {}
+        self._pages = Pages(store)
 
     def stars(self, modality: str) -> StarTable:
         """Return the positions and Gaia ids of a modality's spectra."""
         return self._get(("stars", modality), self._store.manifest(), lambda: StarTable.read(self._store, modality))
 
-    def kept(self, modality: str, where: str) -> Kept:
-        """Return the rows of the index that satisfy a condition; see `specdb.catalog.selection.select_ids`."""
-        index = self._index(modality)
+    def metadata(self, modality: str, ids: np.ndarray) -> pa.Table:
+        """Return the metadata rows of some ids (m,), int64, in their order; an id may be named more than once.
+
+        Raises
+        ------
+        DatabaseError
+            For an id that the stored spectra do not have.
+        """
+        places = self._places(modality)
+        if len(unknown := places.unknown(ids)):
+            raise DatabaseError(f"the index knows spectrum {unknown[0]}, the stored spectra do not; run `specdb verify`")
+        return self._pages.take(places, ids, pixels=False)
+
+    def spectra(self, modality: str, ids: np.ndarray) -> pa.Table:
+        """Return the full rows of some ids (m,), int64, in their order.
+
+        Raises
+        ------
+        QueryError
+            For an id that there is not, or that is deleted.
+        """
+        places = self._places(modality)
+        gone = np.concatenate([places.unknown(ids), ids[in_sorted(ids, self._store.deleted(modality))]])
+        if len(gone):
+            raise QueryError(f"{modality} has no spectrum with the id {gone[0]}")
+        return self._pages.take(places, ids, pixels=True)
+
+    def partners(self, modality: str, other: str, spectrum_id: int) -> np.ndarray:
+        """Return the ids (p,), int64, that `pairs/` gives a spectrum in another modality; none where it was not matched."""
+
+        def read() -> tuple[np.ndarray, np.ndarray]:
+            here, there = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+            for name in {pairs_path(modality, other), pairs_path(other, modality)} & set(self._store.tables(PAIRS_FOLDER)):
+                table = read_table(self._store.root / name, [modality, other])
+                here.append(table[modality].to_numpy())
+                there.append(table[other].to_numpy())
+            order = np.argsort(np.concatenate(here), kind="stable")
+            return np.concatenate(here)[order], np.concatenate(there)[order]
+
+        ids, partners = self._get(("pairs", modality, other), self._store.manifest(), read)
+        return np.unique(partners[slice(*np.searchsorted(ids, [spectrum_id, spectrum_id + 1]))])
+
+    def _places(self, modality: str) -> Places:
+        manifest = self._store.manifest()
+        return self._get(("places", modality), manifest, lambda: Places.read(self._store, manifest, modality))
+
+    def kept(self, modality: str, where: str, index: VectorIndex) -> Kept:
+        """Return the rows of an index that satisfy a condition; see `specdb.catalog.selection.select_ids`."""
 
         def select() -> Kept:
             rows = index.rows_of(select_ids(self._store, modality, where, index=self._index))
-            return Kept(np.sort(rows[rows >= 0]), int((rows < 0).sum()))
+            return Kept(index.only(np.sort(rows[rows >= 0])), int((rows < 0).sum()))
 
         return self._get(("kept", modality, where), (self._store.manifest(), index), select)
 

@@ -31,6 +31,8 @@ class CostModel:
         One inverted list, per query.
     query : float
         One query by lists, whatever the rest.
+    call : float
+        One batch by lists, whatever its size.
     """
 
     compare: float = 0.95
@@ -39,6 +41,7 @@ class CostModel:
     group: float = 24.0
     list: float = 180.0
     query: float = 60_000.0
+    call: float = 700_000.0
 
     #: Rows compared, per neighbour wanted, by a search by lists: first visit and what is added to it, on average.
     visited: int = 150
@@ -52,14 +55,23 @@ class CostModel:
             return queries * n_matching * dim * self.compare
         return n_matching * dim * (self.copy + queries * self.compare_batch)
 
-    def by_lists(self, n: int, n_lists: int, dim: int, queries: int, k: int) -> float:
-        """Return the time of a search by lists, for all queries."""
+    def by_lists(self, n: int, n_lists: int, dim: int, queries: int, k: int, grouped: bool = False) -> float:
+        """Return the time of a search by lists, for all queries; `grouped` where the rows lie in their lists already."""
         per_query = self.query + n_lists * self.list + self.visited * k * dim * self.compare
-        return n * self.group + queries * per_query
+        return self.call + (0.0 if grouped else n * self.group) + queries * per_query
 
 
 def choose_path(
-    n: int, n_matching: int, dim: int, *, queries: int, k: int, n_lists: int, graph: bool, cost: CostModel | None = None
+    n: int,
+    n_matching: int,
+    dim: int,
+    *,
+    queries: int,
+    k: int,
+    n_lists: int,
+    graph: bool,
+    grouped: bool = False,
+    cost: CostModel | None = None,
 ) -> Path:
     """Choose how to answer queries of which only some rows are possible answers.
 
@@ -72,6 +84,8 @@ def choose_path(
         Inverted lists of the index; 0 where it has none.
     graph : bool
         True where the index is neither lists nor an exact scan: it can only be asked for more than is wanted.
+    grouped : bool
+        True where sorting the filter's rows into lists counts for nothing, since many searches share it.
 
     Returns
     -------
@@ -83,7 +97,7 @@ def choose_path(
         return "exact"
     exact = cost.exact(n_matching, dim, queries)
     if n_lists and n_matching > 2 * cost.visited * k:
-        return "lists" if cost.by_lists(n, n_lists, dim, queries, k) < exact else "exact"
+        return "lists" if cost.by_lists(n, n_lists, dim, queries, k, grouped) < exact else "exact"
     # A graph's search visits some hundred rows per neighbour fetched, and narrow filters make it miss.
     if graph and n_matching > n // 20 and cost.visited * k * n / n_matching * dim * cost.compare * queries < exact:
         return "over-fetch"

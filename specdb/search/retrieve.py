@@ -57,9 +57,9 @@ def retrieve(
         return np.empty((len(queries), max(k, 0)), np.float32), np.empty((len(queries), max(k, 0)), np.int64)
     if allowed.kept is not None:
         partition = partition or Partition.of(structure, vectors)
-        path = path_of(kind, partition, n, allowed.count, vectors.shape[1], len(queries), k)
+        path = path_of(kind, partition, vectors.shape[1], allowed, len(queries), k)
         if path == "lists" and partition is not None:
-            return search_lists(partition.group(allowed.kept), vectors, queries, k)
+            return search_lists(allowed.grouped(partition), queries, k)
         if path == "exact":
             return exact_search(vectors, queries, k, rows=allowed.kept)
         fetch = min(n, int(_OVER_FETCH * k * n / allowed.count) + 10)
@@ -92,8 +92,10 @@ def _candidates(
     return scores, rows
 
 
-def path_of(kind: IndexKind, partition: Partition | None, n: int, matching: int, dim: int, queries: int, k: int) -> Path:
+def path_of(kind: IndexKind, partition: Partition | None, dim: int, allowed: RowFilter, queries: int, k: int) -> Path:
     """Say how `retrieve` finds the k nearest of some of the rows; see `specdb.search.planner.choose_path`."""
     n_lists = 0 if partition is None else len(partition.centres)
     graph = partition is None and kind.step_up is not None
-    return choose_path(n, matching, dim, queries=queries, k=k, n_lists=n_lists, graph=graph)
+    return choose_path(
+        allowed.n, allowed.count, dim, queries=queries, k=k, n_lists=n_lists, graph=graph, grouped=allowed.reused
+    )

@@ -8,6 +8,8 @@ from typing import Any
 import faiss
 import numpy as np
 
+from specdb.search.filters import Grouped, Partition
+
 __all__ = ["RowFilter"]
 
 _faiss: Any = faiss  # its type stubs know only part of it
@@ -32,15 +34,24 @@ class RowFilter:
         Distinct rows below n that must not be found.
     kept : ndarray (r,), int64, increasing, optional
         The only rows that may be found, unless they are excluded.
+    reused : bool
+        Whether more searches than one will ask for it, so that grouping its rows costs none of them in particular.
 
     Attributes
     ----------
+    n : int
+        Rows there are.
     kept : ndarray or None
         The only rows that may be found, where these are a selection; None where they are all rows but a few.
+    reused : bool
     """
 
-    def __init__(self, n: int, excluded: np.ndarray | None = None, kept: np.ndarray | None = None) -> None:
-        self._n = n
+    def __init__(
+        self, n: int, excluded: np.ndarray | None = None, kept: np.ndarray | None = None, *, reused: bool = False
+    ) -> None:
+        self.n = n
+        self.reused = reused
+        self._groups: tuple[Partition, Grouped] | None = None
         self._excluded = _NONE if excluded is None else excluded
         if kept is None and _FEW_LEFT * len(self._excluded) > n:
             kept = np.arange(n)
@@ -49,14 +60,16 @@ class RowFilter:
     @property
     def count(self) -> int:
         """Number of rows that may be found."""
-        return self._n - len(self._excluded) if self.kept is None else len(self.kept)
+        return self.n - len(self._excluded) if self.kept is None else len(self.kept)
 
     @property
     def open(self) -> bool:
         """Whether every row may be found."""
         return self.kept is None and not self._excluded.size
 
-    def narrowed(self, *, excluded: np.ndarray | None = None, kept: np.ndarray | None = None) -> RowFilter:
+    def narrowed(
+        self, *, excluded: np.ndarray | None = None, kept: np.ndarray | None = None, reused: bool = False
+    ) -> RowFilter:
         """Return a filter that lets through what this one does and the new condition does, too."""
         if excluded is None and kept is None:
             return self
@@ -65,7 +78,7 @@ class RowFilter:
             kept = self.kept
         elif self.kept is not None:
             kept = np.intersect1d(kept, self.kept, assume_unique=True)
-        return RowFilter(self._n, both, kept)
+        return RowFilter(self.n, both, kept, reused=reused)
 
     def lets_through(self, rows: np.ndarray) -> np.ndarray:
         """Return (...,) bool: whether each row may be found; False for negative ones."""
@@ -79,7 +92,14 @@ class RowFilter:
             return self.kept[np.searchsorted(self.kept, first) :]
         if first == 0 and not self._excluded.size:
             return None
-        return np.setdiff1d(np.arange(first, self._n), self._excluded, assume_unique=True)
+        return np.setdiff1d(np.arange(first, self.n), self._excluded, assume_unique=True)
+
+    def grouped(self, partition: Partition) -> Grouped:
+        """Return the kept rows list by list; there are some."""
+        assert self.kept is not None
+        if self._groups is None or self._groups[0] is not partition:
+            self._groups = partition, partition.group(self.kept)
+        return self._groups[1]
 
     @cached_property
     def selector(self) -> Any:
@@ -88,6 +108,6 @@ class RowFilter:
             return None
         if self.kept is None and self._excluded.size < _SMALL:
             return faiss.IDSelectorNot(faiss.IDSelectorBatch(self._excluded))
-        bits = np.full(self._n, self.kept is None)
+        bits = np.full(self.n, self.kept is None)
         bits[self._excluded if self.kept is None else self.kept] = self.kept is not None
         return _faiss.IDSelectorBitmap(np.packbits(bits, bitorder="little"))

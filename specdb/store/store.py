@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class Store:
     name: str
     default_encoder: str
     encoder_location: str
+    _pinned: Manifest | None = field(default=None, repr=False, compare=False, kw_only=True)
 
     # -- opening -------------------------------------------------------------------------------------------------------
 
@@ -133,6 +134,8 @@ class Store:
 
     def manifest(self) -> Manifest:
         """Return the current snapshot."""
+        if self._pinned is not None:
+            return self._pinned
         path = self.root / "manifest.json"
         try:
             stamp = path.stat()
@@ -142,6 +145,14 @@ class Store:
                 "or build a new database"
             ) from None
         return _load_manifest(path, (stamp.st_mtime_ns, stamp.st_ino, stamp.st_size))
+
+    def pinned(self) -> Store:
+        """Return the database as it is now, for reading: it sees nothing of what is committed from here on.
+
+        Whoever looks at the manifest more than once for one answer needs it. Files that are replaced stay for a while only,
+        so it should not be kept for longer than an answer takes.
+        """
+        return replace(self, _pinned=self.manifest())
 
     def modalities(self) -> list[str]:
         """Return the modalities that anything has been ingested for, sorted."""

@@ -36,12 +36,12 @@ def vectors(n: int, seed: int) -> np.ndarray:
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def commit(store: Store, modality: Modality, table: pa.Table, seed: int) -> None:
+def commit(store: Store, modality: Modality, table: pa.Table, seed: int, weight_hash: str = "abc") -> None:
     number = len(store.manifest().batches.get(modality.name, ()))
     ids = table["spectrum_id"].to_numpy()
     with store.writing() as writer:
         embedded = embedding_table(ids, {"shared": vectors(len(ids), seed)}, {"metric": "cosine"})
-        record = {"kind": "embeddings", "weight_hash": "abc"}
+        record = {"kind": "embeddings", "weight_hash": weight_hash}
         facts = {"record": -1, "status": "failed", "reason": "truncated", "detail": "cut", "batch": number}
         rejected = pa.Table.from_pylist([{"source_file": "/bad.fits"} | facts], REJECTED)
         batch = Batch(number, len(ids) + 1)
@@ -52,7 +52,8 @@ def index_all(store: Store) -> None:
     for modality in store.modalities():
         parts = list(store.vectors(ENCODER, modality))
         ids, x = np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
-        record = {"modality": modality, "encoder": ENCODER, "weight_hash": "abc"}
+        made = store.provenance(store.embedding_parts(ENCODER, modality)[0])["weight_hash"]
+        record = {"modality": modality, "encoder": ENCODER, "weight_hash": made}
         VectorIndex.build(x, ids, store.index_folder(ENCODER, modality), provenance=record)
         with store.writing() as writer:
             writer.commit_index(ENCODER, modality, len(ids), record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from functools import cache
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from specdb.errors import QueryError
 from specdb.search.exact import best, exact_search, inner_products, within
 from specdb.search.filters import Partition, search_lists
 from specdb.search.index import VectorIndex
@@ -78,7 +80,7 @@ def test_recall_of_lists_under_filters_that_know_the_query(share: float, correla
     direction = {"random": None, "direction": rng.standard_normal(32).astype(np.float32), "far": queries[0]}[correlated]
     value = rng.random(len(vectors)) if direction is None else vectors @ direction
     rows = np.flatnonzero(value <= np.quantile(value, share))
-    found = search_lists(partition.group(rows), vectors, queries, 10)
+    found = search_lists(partition.group(rows), queries, 10)
     truth = exact_search(vectors, queries, 10, rows=rows)
     assert np.isin(found[1], rows).all()
     assert (found[0] >= truth[0][:, -1:] - 1e-6).mean() >= 0.99
@@ -101,6 +103,64 @@ def test_groups_hold_each_matching_row_once() -> None:
 def test_an_index_without_lists_has_no_partition() -> None:
     vectors = clustered(300)
     assert Partition.of(structure("flat", vectors), vectors) is None
+
+
+def test_a_graph_is_asked_for_more_than_is_wanted(index_of: Callable[[str], VectorIndex]) -> None:
+    index, vectors, queries = index_of("hnsw"), clustered(N), clustered(30, seed=5)
+    kept = np.sort(np.random.default_rng(1).choice(N, 2700, replace=False))
+    assert index.path(kept, 30, 1) == "over-fetch"
+    scores, rows = index.search(queries, 1, keep=kept)
+    assert np.isin(rows, kept).all()
+    exact = exact_search(vectors, queries, 1, rows=kept)
+    assert (rows == exact[1]).mean() >= 0.95
+    np.testing.assert_array_equal(scores[rows == exact[1]], exact[0][rows == exact[1]])
+    few = kept[:200]
+    assert index.path(few, 30, 10) == "exact"
+    np.testing.assert_array_equal(index.search(queries, 10, keep=few)[1], exact_search(vectors, queries, 10, rows=few)[1])
+
+
+def test_a_prepared_filter_answers_as_the_rows_do(index_of: Callable[[str], VectorIndex]) -> None:
+    queries = clustered(20, seed=6)
+    kept = np.sort(np.random.default_rng(2).choice(N, 2000, replace=False))
+    for kind in ("flat", "ivf-flat", "ivf-sq8", "hnsw"):
+        index = index_of(kind).hiding(kept[:100])
+        only = index.only(kept)
+        assert only.count == 1900
+        for asked in (queries, queries[:1]):
+            scores, rows = index.search(asked, 10, keep=only)
+            assert np.isin(rows, kept[100:]).all()
+            exact = exact_search(clustered(N), asked, 10, rows=kept[100:])
+            assert (scores >= exact[0][:, -1:] - 1e-6).mean() >= 0.98
+        limits, _, found = index.within(queries, 0.5, keep=only)
+        np.testing.assert_array_equal(found, index.within(queries, 0.5, keep=kept)[2])
+        assert limits[-1] == len(found)
+        np.testing.assert_array_equal(index.search(queries, 10, keep=only, exclude_ids=kept[100:])[1], np.empty((20, 0)))
+
+
+def test_lists_are_grouped_once() -> None:
+    vectors = clustered(2000)
+    partition = Partition.of(structure("ivf-flat", vectors), vectors)
+    assert partition is not None
+    kept = RowFilter(2000, kept=np.arange(0, 2000, 2), reused=True)
+    assert kept.grouped(partition) is kept.grouped(partition)
+    other = Partition.of(structure("ivf-flat", vectors), vectors)
+    assert other is not None
+    assert kept.grouped(other) is not kept.grouped(partition)
+
+
+def test_a_filter_of_another_index_is_refused(index_of: Callable[[str], VectorIndex]) -> None:
+    with pytest.raises(QueryError, match="the filter is over 5 rows, the index has 3000; prepare it anew"):
+        index_of("flat").search(clustered(1), 3, keep=RowFilter(5, kept=np.arange(3)))
+
+
+def test_a_radius_search_holds_no_more_than_blocks_and_answers() -> None:
+    vectors, queries = clustered(20_000), clustered(600, seed=2)
+    tracemalloc.start()
+    limits = within(vectors, queries, 0.995)[0]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert limits[-1] < 20_000
+    assert peak < 4 * 600 * 20_000 / 3  # of all similarities
 
 
 def test_over_fetching_falls_back_to_comparing_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +223,7 @@ def test_costs_grow_with_the_work() -> None:
     cost = CostModel()
     assert cost.exact(1000, 256, 1) < cost.exact(2000, 256, 1) < cost.exact(2000, 256, 100)
     assert cost.by_lists(10**6, 1000, 256, 1, 10) < cost.by_lists(10**6, 4000, 256, 1, 10)
+    assert cost.by_lists(10**6, 1000, 256, 1, 10, grouped=True) < cost.by_lists(10**5, 1000, 256, 1, 10)
 
 
 def test_a_plan_explains_itself() -> None:

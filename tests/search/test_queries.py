@@ -392,3 +392,82 @@ def test_search_by_id_does_not_load_torch(db: Database) -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert io.StringIO(shown).read().strip() == "0 []"
+
+
+# -- what a state of the database holds --------------------------------------------------------------------------------
+
+
+def paired(folder: Path, *weights: str) -> Database:
+    """Make a database of both modalities, XP in reverse order, embedded with the given weights, and matched."""
+    store = Store.create(folder / "db", ENCODER)
+    commit(store, get_modality("lamost_lrs"), lamost(), seed=1, weight_hash=weights[0])
+    xp = np.array([gaia_id(i) for i in range(N)])
+    table = rows(get_modality("gaia_xp"), xp, gaia_source_id=xp)
+    commit(store, get_modality("gaia_xp"), table, seed=2, weight_hash=weights[-1])
+    index_all(store)
+    pairs = pa.table({"lamost_lrs": [FIRST, FIRST, FIRST + 1], "gaia_xp": [gaia_id(7), gaia_id(9), gaia_id(8)]})
+    with store.writing() as writer:
+        writer.put("pairs/lamost_lrs-gaia_xp.parquet", pairs, {"kind": "pairs"})
+    return Database(store)
+
+
+def test_fusion_asks_with_the_stars_own_spectrum_of_the_other_instrument(tmp_path: Path) -> None:
+    db = paired(tmp_path, "abc")
+    fused = db.search(FIRST, to=["lamost_lrs", "gaia_xp"], k=3, fuse="rrf")
+    assert isinstance(fused, JointHits)
+    best = gaia_id(9)  # of its two the one of higher S/N
+    assert fused.parts["gaia_xp"].ids[:10].tolist() == db.search(best, k=10).ids.tolist()
+    assert fused.parts["lamost_lrs"].ids[:10].tolist() == db.search(FIRST, k=10).ids.tolist()
+    assert f"the star's own gaia_xp spectrum {best}" in fused.parts["gaia_xp"].plan.why
+    assert "own" not in fused.parts["lamost_lrs"].plan.why
+    back = db.search(gaia_id(8), to=["lamost_lrs", "gaia_xp"], k=3, fuse="rrf")
+    assert f"own lamost_lrs spectrum {FIRST + 1}" in back.meta["lamost_lrs"]
+    db.delete([best, gaia_id(7)], modality="gaia_xp")
+    across = db.search(FIRST, to=["lamost_lrs", "gaia_xp"], k=3, fuse="rrf")
+    assert across.parts["gaia_xp"].ids[:10].tolist() == db.search(FIRST, to="gaia_xp", k=10).ids.tolist()
+    assert "own" not in across.meta["gaia_xp"]
+
+
+def test_embeddings_of_two_encoders_are_not_compared(tmp_path: Path) -> None:
+    db = paired(tmp_path, "abc", "def")
+    with pytest.raises(QueryError, match="lamost_lrs and gaia_xp were embedded with different weights, abc and def"):
+        db.search(FIRST, to="gaia_xp")
+    with pytest.raises(QueryError, match="embed both with one encoder that knows both"):
+        db.search_many([FIRST], to="gaia_xp").rows()
+    assert len(db.search(FIRST, to=["lamost_lrs"]).parts["lamost_lrs"]) == 10
+
+
+def test_deleted_spectra_count_for_nothing(tmp_path: Path) -> None:
+    db = paired(tmp_path, "abc")
+    where = "spectrum_id < 1011"
+    assert db.search(FIRST + 20, where=where).plan.n_matching == 10
+    db.delete([FIRST + 2, FIRST + 3, FIRST + 30], modality="lamost_lrs")
+    hits = db.search(FIRST + 20, k=40, where=where)
+    assert (hits.plan.n_matching, hits.plan.n_searched, len(hits)) == (8, N - 3, 8)
+    assert "40 asked for, 8 there are: all are here" in hits.plan.guarantee
+    db.delete(where="spectrum_id > 0 AND spectrum_id <> 1021", modality="lamost_lrs")
+    assert len(db.search_many([FIRST + 20], radius_deg=30).rows()) == 0
+
+
+def test_a_condition_is_prepared_once(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = db.search(FIRST, where="snr > 21").ids.tolist()
+    monkeypatch.setattr("specdb.search.lookups.select_ids", None)
+    assert db.search(FIRST, where="snr > 21").ids.tolist() == wanted
+    with pytest.raises(TypeError):
+        db.search(FIRST, where="snr > 22")
+
+
+def test_rows_are_read_where_they_lie(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = np.array([FIRST + 9, FIRST, FIRST + 9, FIRST + N - 1])
+    shown = db.lookups.metadata("lamost_lrs", ids)
+    assert shown["spectrum_id"].to_pylist() == ids.tolist()
+    assert "flux" not in shown.column_names
+    assert db.lookups.metadata("lamost_lrs", ids[:0]).num_rows == 0
+    assert db.spectra(ids, "lamost_lrs")["flux"].type.list_size == len(get_modality("lamost_lrs").wavelength)
+    with pytest.raises(DatabaseError, match="the index knows spectrum 5, the stored spectra do not"):
+        db.lookups.metadata("lamost_lrs", np.array([FIRST, 5]))
+    monkeypatch.setattr("specdb.search.pages._KEPT_BYTES", 0)
+    few = Database(db.store)
+    for modality, spectrum_id in (("lamost_lrs", FIRST), ("gaia_xp", gaia_id(3)), ("lamost_lrs", FIRST)):
+        assert few.lookups.metadata(modality, np.array([spectrum_id]))["spectrum_id"].to_pylist() == [spectrum_id]
+        assert len(few.lookups._pages._kept) == 1

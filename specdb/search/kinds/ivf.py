@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import faiss
@@ -146,19 +147,37 @@ class IvfKind:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return at least k candidates per query and segment, more where they are to be refined."""
         # Parameters travel with the call: setting them on the index would disturb searches in other threads.
-        probe = _faiss.SearchParametersIVF(nprobe=min(parameters.nprobe, structure.segments[0].nlist), sel=selector)
+        nprobe = min(parameters.nprobe, structure.segments[0].nlist)
+        probe = _probe(nprobe) if selector is None else _faiss.SearchParametersIVF(nprobe=nprobe, sel=selector)
         fetch, extra = k, probe
         if self.half:
             fetch = k + max(2, k // 8)  # half precision may swap what lies within 1e-4
-            factor = max(parameters.k_factor, self._least_candidates / fetch)
-            factor = max(1.0, min(factor, structure.covered / fetch))
-            extra = _faiss.IndexRefineSearchParameters(k_factor=factor, base_index_params=probe)
+            candidates = min(max(k * parameters.k_factor, self._least_candidates, fetch), max(structure.covered, fetch))
+            factor = (candidates + 0.5) / fetch  # FAISS rounds the product down
+            extra = _refine(nprobe, factor) if selector is None else _refining(probe, factor)
         elif not self.precise:
             fetch = max(k, min(max(k * parameters.k_factor, self._least_candidates), structure.covered))
         found = [searcher.search(queries, fetch, params=extra) for searcher in structure.searchers]
         if len(found) == 1:
             return found[0]
         return np.hstack([scores for scores, _ in found]), np.hstack([rows for _, rows in found])
+
+
+# Making parameters takes as long as visiting some lists. FAISS does not change them, so that threads may share them.
+
+
+@lru_cache(maxsize=256)
+def _probe(nprobe: int) -> Any:
+    return _faiss.SearchParametersIVF(nprobe=nprobe)
+
+
+@lru_cache(maxsize=256)
+def _refine(nprobe: int, factor: float) -> Any:
+    return _refining(_probe(nprobe), factor)
+
+
+def _refining(probe: Any, factor: float) -> Any:
+    return _faiss.IndexRefineSearchParameters(k_factor=factor, base_index_params=probe)
 
 
 def _refined(segment: Any, half: np.ndarray) -> Any:
