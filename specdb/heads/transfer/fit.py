@@ -121,9 +121,10 @@ def narrowed(head: Head, names: tuple[str, ...]) -> Head:
     own = head.label_names
     unknown = [name for name in names if name not in own]
     if unknown:
+        free = next((name for name in own if name not in names), own[0])
         raise InputError(
             f"head {head.card.name} predicts {', '.join(own)}, the target's labels are {', '.join(names)}; give the same "
-            f"names, for instance `SELECT spectrum_id, {unknown[0]} AS {own[0]}`"
+            f"names, for instance `SELECT spectrum_id, {unknown[0]} AS {free}`"
         )
     if names == own:
         return head
