@@ -149,7 +149,7 @@ def map_chart(
     boxes: bool = False,
     dark: bool = False,
 ) -> go.Figure:
-    """Show a map of embeddings: points, or squares that stand for many; they are the first trace.
+    """Show a map of embeddings: points, or squares that stand for many; they are the first trace after the backdrop.
 
     Parameters
     ----------
@@ -177,6 +177,12 @@ def map_chart(
         scale = ON_DARK if dark else "Cividis"
         marker |= {"colorscale": scale, "cmin": low, "cmax": high, "colorbar": {"title": {"text": title}, "thickness": 14}}
     figure = go.Figure()
+    if backdrop is not None:
+        grey = {"size": 5, "symbol": "square", "color": "#555555" if dark else "#CCCCCC", "opacity": 0.5}
+        figure.add_scattergl(
+            x=backdrop.x.astype(np.float32), y=backdrop.y.astype(np.float32), mode="markers", marker=grey,
+            hoverinfo="skip", unselected={"marker": {"opacity": 0.5}},
+        )  # fmt: skip
     # Ids as text, as a browser's numbers hold only 53 bits; of cells the place in the list is enough.
     shown = {"text": cells.ids.astype(str)} if cells.single else {"customdata": cells.count.astype(np.int32)}
     says = "%{text}" if cells.single else "%{customdata} spectra"
@@ -184,12 +190,6 @@ def map_chart(
         x=cells.x.astype(np.float32), y=cells.y.astype(np.float32), mode="markers", marker=marker,
         hovertemplate=f"{says}<extra></extra>", unselected={"marker": {"opacity": 0.9}}, **shown,
     )  # fmt: skip
-    if backdrop is not None:
-        grey = {"size": 5, "symbol": "square", "color": "#555555" if dark else "#CCCCCC", "opacity": 0.5}
-        figure.add_scattergl(
-            x=backdrop.x.astype(np.float32), y=backdrop.y.astype(np.float32), mode="markers", marker=grey, zorder=-1,
-            hoverinfo="skip", unselected={"marker": {"opacity": 0.5}},
-        )  # fmt: skip
     if chosen is not None:
         ring = {"size": 18, "symbol": "circle-open", "color": COLOURS[1], "line": {"width": 3}}
         figure.add_scattergl(

@@ -112,17 +112,17 @@ class Visit:
             self.press(name)
         return Path(waiting.value.path()).read_bytes()
 
-    def click_the_map(self, point: int = 0) -> None:
-        """Click on one of the map's points."""
+    def click_the_map(self, point: int = 0, trace: int = 0) -> None:
+        """Click on one of the map's points; with a grey ground they are the second trace."""
         self.page.wait_for_selector(".stPlotlyChart .nsewdrag")
         self.page.wait_for_timeout(500)
         x, y = self.page.evaluate(
-            """(i) => {
+            """([i, trace]) => {
               const plot = document.querySelector('.js-plotly-plot'), box = plot.getBoundingClientRect();
-              const {xaxis, yaxis} = plot._fullLayout, points = plot._fullData[0];
+              const {xaxis, yaxis} = plot._fullLayout, points = plot._fullData[trace];
               return [box.left + xaxis._offset + xaxis.l2p(points.x[i]), box.top + yaxis._offset + yaxis.l2p(points.y[i])];
             }""",
-            point,
+            [point, trace],
         )
         self.page.mouse.move(x, y)
         self.page.wait_for_timeout(400)
@@ -137,5 +137,6 @@ class Visit:
 
     def clean(self) -> None:
         """Check that nothing was asked of other machines, and nothing went wrong."""
+        assert self.page.get_by_text("This did not work").count() == 0
         assert self.elsewhere == []
         assert self.errors == []

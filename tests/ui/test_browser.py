@@ -167,7 +167,8 @@ def test_sql_runs_is_saved_drawn_and_shown_on_the_map(visit: Visit, made: TwoMod
         visit.shot(f"sql-{kind}")
     visit.press("show on the map of lamost_lrs")
     visit.see("only what this question found")
-    visit.settle()
+    visit.click_the_map(2, trace=1)
+    visit.see("nearest neighbours")
     assert visit.page.get_by_test_id("stMetricValue").inner_text() == "5"
     visit.shot("explore-of-sql")
     visit.clean()

@@ -120,12 +120,15 @@ def explore() -> None:
     cells, backdrop = _cells(db, changed, drawn)
     with side:
         _where_we_are(cells, drawn)
-    spectrum, stands_for = _chosen(drawn, cells)
+    clicked = _clicked(drawn, cells, backdrop)
+    spectrum, stands_for = _chosen(drawn, cells, clicked)
     with main:
         if cells.total == 0:
             st.info("Nothing in view is like this.")
         else:
             _draw(drawn, cells, backdrop, None if spectrum is None else points.place(spectrum))
+            if clicked is not None and not cells.single and st.button("zoom to the chosen square"):
+                _zoom(cells.window(clicked))
         some = points.provenance
         st.caption(
             f"UMAP of {db.store.default_encoder}: {some.get('sample', '?')} spectra fitted, the others placed beside their "
@@ -206,13 +209,12 @@ def _selection(drawn: _Drawn) -> Any:
     return st.session_state.get(drawn.key, {}).get("selection", {})
 
 
-def _chosen(drawn: _Drawn, cells: Cells) -> tuple[int | None, int]:
+def _chosen(drawn: _Drawn, cells: Cells, clicked: int | None) -> tuple[int | None, int]:
     """Return the spectrum that was clicked, or that the address names, and how many its cell holds."""
     selected = _selection(drawn)
     if selected.get("box"):
         xs, ys = selected["box"][0]["x"], selected["box"][0]["y"]
         _zoom((min(xs), max(xs), min(ys), max(ys)))
-    clicked = _clicked(drawn, cells)
     if clicked is not None and st.session_state.get("handled click") != (drawn.key, clicked):
         # Once: a click stays selected in the map while the page goes on to other spectra.
         st.session_state["handled click"] = (drawn.key, clicked)
@@ -224,9 +226,10 @@ def _chosen(drawn: _Drawn, cells: Cells) -> tuple[int | None, int]:
     return int(text), int(cells.count[clicked]) if here else 1
 
 
-def _clicked(drawn: _Drawn, cells: Cells) -> int | None:
+def _clicked(drawn: _Drawn, cells: Cells, backdrop: Cells | None) -> int | None:
     """Return the place among the cells of the one that is selected."""
-    points = [p["point_index"] for p in _selection(drawn).get("points", []) if p.get("curve_number", 0) == 0]
+    trace = 0 if backdrop is None else 1
+    points = [p["point_index"] for p in _selection(drawn).get("points", []) if p.get("curve_number") == trace]
     return points[0] if points and points[0] < len(cells.ids) else None
 
 
@@ -240,9 +243,6 @@ def _draw(drawn: _Drawn, cells: Cells, backdrop: Cells | None, place: tuple[floa
         config={"scrollZoom": True},
         alt=f"map of {drawn.modality}",
     )
-    clicked = _clicked(drawn, cells)
-    if clicked is not None and not cells.single and st.button("zoom to the chosen square"):
-        _zoom(cells.window(clicked))
 
 
 def _as_list(modality: str, cells: Cells, key: str) -> None:
