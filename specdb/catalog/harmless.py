@@ -1,7 +1,8 @@
 """Scalar, aggregate and window functions that strangers may call: pure, of bounded result, blind to the machine.
 
 Left out on purpose: whatever reads settings, names, files or logs; internal states; and what makes large values out of
-small ones in one uninterruptible step (``repeat``, ``range`` as a scalar, ``lpad``, ``list_resize``).
+small ones in one uninterruptible step (``repeat``, ``replace``, ``range`` as a scalar, ``lpad``, ``list_resize``), or takes
+time that grows with the square of a text's length in one such step (``levenshtein``).
 A function that a later DuckDB brings is refused until it is listed here.
 """
 
@@ -18,10 +19,10 @@ power radians random round round_even sign signbit sin sinh sqrt subtract tan ta
 """
 
 _TEXT = """
-ascii bar chr concat concat_ws contains ends_with format_bytes instr lcase left len length levenshtein like_escape
-lower ltrim not_like_escape prefix regexp_extract regexp_extract_all regexp_full_match regexp_matches regexp_replace
-replace reverse right rtrim split split_part starts_with str_split string_split strip_accents strlen strpos substr
-substring suffix translate trim ucase upper md5 sha256 jaro_winkler_similarity damerau_levenshtein parse_filename
+ascii bar chr concat concat_ws contains ends_with format_bytes instr lcase left len length like_escape
+lower ltrim not_like_escape prefix regexp_extract regexp_extract_all regexp_full_match regexp_matches
+reverse right rtrim split split_part starts_with str_split string_split strip_accents strlen strpos substr
+substring suffix translate trim ucase upper md5 sha256 parse_filename
 ilike_escape not_ilike_escape collate_nocase
 """
 

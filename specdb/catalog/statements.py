@@ -77,7 +77,10 @@ def parse_statement(connection: duckdb.DuckDBPyConnection, sql: str, known: set[
         raise QueryError(first_line(error)) from error
     if len(statements) != 1:
         raise QueryError(f"these are {len(statements)} SQL statements; give one")
-    kind = statements[0].type
+    try:
+        kind = statements[0].type
+    except ValueError:  # one that the Python package has no word for, such as UPDATE EXTENSIONS
+        raise QueryError(f"a statement of this type is not allowed; ask questions: {_ALLOWED}") from None
     if kind == duckdb.StatementType.MULTI:
         raise QueryError("PIVOT must name its values here: PIVOT t ON c IN (...) USING ...")
     if kind not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
@@ -88,7 +91,9 @@ def parse_statement(connection: duckdb.DuckDBPyConnection, sql: str, known: set[
     _check_functions(nodes, untrusted)
     shows = [node for node in nodes if node.get("type") == "SHOW_REF"]
     lists_tables = any(node.get("show_type") == "SHOW_SPECIAL" for node in shows)
-    if lists_tables and (len(nodes) > 20 or any(node.get("table_name") != '"tables"' for node in shows)):
+    # Without a query inside, SHOW names a table or, failing that, a setting: `SHOW temp_directory` would tell a path.
+    named = any(node.get("query") is None and node.get("show_type") != "SHOW_SPECIAL" for node in shows)
+    if named or (lists_tables and (len(nodes) > 20 or any(node.get("table_name") != '"tables"' for node in shows))):
         raise QueryError("of the SHOW statements only SHOW TABLES is answered; DESCRIBE describes one table")
     plain, keeps_names = ({}, False) if shows else _plain_columns(tree["statements"][0]["node"], known)
     return Statement(sql, tables, lists_tables, plain, keeps_names, None if shows else _columns(nodes))
