@@ -1,7 +1,8 @@
 """Which spectra satisfy a condition: SQL over the metadata and labels of one modality, as `--where` takes it.
 
 The condition is one boolean expression. It may name columns of the modality's spectra, and those of any catalogue that is
-keyed by `spectrum_id`: plainly where only one has the column, as ``lasp.teff`` always. Columns of the spectra come first.
+keyed by `spectrum_id`: plainly where only one has the column, as ``lasp.teff`` always. What a head has predicted is a table
+under the head's name: ``atm.teff`` and ``atm.teff_sigma``. Columns of the spectra come first.
 Catalogues are joined only where they are named.
 """
 
@@ -168,6 +169,8 @@ def _source(session: Session, store: Store, modality: str, used: list[tuple[str,
             mine.add(own[column])
         else:
             holders = sorted(name for name, columns in known.items() if column in columns)
+            if len(holders) > 1:  # each head's predictions are a table of their own, besides being among those of all
+                holders = [name for name in holders if name != "predictions"]
             if not holders:
                 every = [*own, *(c for columns in known.values() for c in columns)]
                 among = f"{modality} and its catalogues ({', '.join(sorted(known)) or 'none'})"

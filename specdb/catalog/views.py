@@ -6,6 +6,7 @@ statement names.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pyarrow as pa
@@ -19,8 +20,10 @@ __all__ = ["all_views"]
 
 def all_views(store: Store) -> dict[str, View]:
     """Return the views of a database by name."""
-    views = [*_modalities(store), _rejected(store), *_derived(store), *label_views(store)]
-    return {view.name: view for view in views}
+    derived, heads = _derived(store)
+    others = [*_modalities(store), _rejected(store), *derived, *label_views(store)]
+    taken = {view.name.lower() for view in others}
+    return {view.name: view for view in [*others, *(head for head in heads if head.name.lower() not in taken)]}
 
 
 def _modalities(store: Store) -> list[View]:
@@ -84,9 +87,9 @@ def _rejected(store: Store) -> View:
     return View("rejected", "what did not get in, and why", {"rejected/all": read}, 'FROM "rejected/all"')
 
 
-def _derived(store: Store) -> list[View]:
-    """Views over what heads, scores and crossmatches have left."""
-    found = []
+def _derived(store: Store) -> tuple[list[View], list[View]]:
+    """Return views over what heads, scores and crossmatches have left, and one of each head's predictions under its name."""
+    found, heads = [], []
     for folder, column, comment in (
         ("predictions", "head", "labels that heads predicted, with their uncertainties"),
         ("anomalies", "modality", "anomaly scores"),
@@ -109,6 +112,8 @@ def _derived(store: Store) -> list[View]:
             for modality in set(store.modalities()) & set(opener().schema.names) if column is None else ():
                 view = without_deleted(store, view, [modality], modality)
             views.append(view)
+            if folder == "predictions":
+                heads.append(replace(view, name=group, comment=f"labels that the head {group} predicted"))
         if views:
             found.append(_union(folder, comment, views))
-    return found
+    return found, heads

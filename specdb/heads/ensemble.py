@@ -181,6 +181,9 @@ class MlpEnsemble:
 
     def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return means and sigmas (n, L), float32, of scaled inputs (n, d): those of the members' mixture."""
+        if not len(x):
+            empty = np.empty((0, self._network.biases[-1].shape[-1] // 2), np.float32)
+            return empty, empty
         mean, sigma, _ = self._mixture(torch.from_numpy(x), np.arange(len(self._network.weights[0])))
         return mean, sigma
 

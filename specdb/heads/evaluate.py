@@ -98,7 +98,7 @@ def evaluate_head(store: Store, head: Head, labels: pa.Table | None = None) -> H
         here = at >= 0
         snr = observed.snr[at[here]]
         what = "training stars, each predicted by members that had not seen it"
-        stars = (column[here] for column in (t.ids, t.y, t.mean, t.sigma))
+        stars = t.ids[here], t.y[here], t.mean[here], t.sigma[here]
         return HeadEvaluation(card.name, what, head.label_names, *stars, snr, t.pit[here], card_checks(card))
     missing = [name for name in head.label_names if name not in labels.column_names]
     if len(missing) == len(head.label_names):

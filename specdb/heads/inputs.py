@@ -146,7 +146,7 @@ def read_part(store: Store, part: str, inputs: str) -> InputPart:
         with np.errstate(divide="ignore"):
             error = np.where(ivar > 0, np.minimum(1 / np.sqrt(ivar), _UNKNOWN_ERROR), _UNKNOWN_ERROR).astype(np.float32)
         return InputPart(table["spectrum_id"].to_numpy(), matrix(table["flux"]), error)
-    table = read_table(path)
+    table = read_table(path, ["spectrum_id", inputs] if inputs == "shared" else None)
     ids = table["spectrum_id"].to_numpy()
     if inputs != "shared" and "private" not in table.column_names:
         raise InputError(f"encoder {part.split('/')[1]} has no private embedding; train the head with inputs 'shared'")
@@ -155,8 +155,11 @@ def read_part(store: Store, part: str, inputs: str) -> InputPart:
     shared = matrix(table["shared"])
     if inputs == "shared":
         return InputPart(ids, shared)
-    full = shared * table["shared_norm"].to_numpy()[:, None]
-    return InputPart(ids, np.concatenate([full, matrix(table["private"])], axis=1))
+    private = matrix(table["private"])
+    both = np.empty((len(ids), shared.shape[1] + private.shape[1]), np.float32)
+    np.multiply(shared, table["shared_norm"].to_numpy()[:, None], out=both[:, : shared.shape[1]], casting="same_kind")
+    both[:, shared.shape[1] :] = private
+    return InputPart(ids, both)
 
 
 def gather_labelled(store: Store, labels: pa.Table, modality: str, inputs: str, encoder: str) -> LabelledInputs:

@@ -119,7 +119,8 @@ class PosteriorEnsemble:
 
         n, n_labels = data.y.shape
         mean, sigma = np.empty((n, n_labels), np.float32), np.empty((n, n_labels), np.float32)
-        alone = Alone(*(np.empty((settings.members_per_fold, n, n_labels), np.float32) for _ in range(2)), len(left_out))
+        shape = settings.members_per_fold, n, n_labels
+        alone = Alone(np.empty(shape, np.float32), np.empty(shape, np.float32), len(left_out))
         for rows in np.array_split(np.arange(n), -(-n // _ROWS)):
             mean[rows], sigma[rows] = _summary(draw(rows))
             for fold in np.unique(data.fold[rows]):
@@ -186,11 +187,11 @@ class PosteriorEnsemble:
         n_inputs = first[next(name for name in first if name.endswith("condense.0.weight"))].shape[1]
         n_labels = len(first[_SIZE])
         members = []
-        for number in sorted(states):
+        for _, state in sorted(states.items()):
             with torch.random.fork_rng(devices=[]):
                 member = _estimator(n_inputs, n_labels, settings)
             try:
-                member.load_state_dict(states[number])
+                member.load_state_dict(state)
             except RuntimeError as error:
                 import sbi
 

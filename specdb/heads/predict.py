@@ -97,7 +97,7 @@ def predict_survey(
     check_source(store, head)
     card = head.card
     weights = sha256_file(head_folder(store, card.name) / "head.safetensors")
-    made = {"kind": "predictions", "head": card.name, "head_sha256": weights, "modality": card.modality}
+    made: dict[str, Any] = {"kind": "predictions", "head": card.name, "head_sha256": weights, "modality": card.modality}
     made |= {"quantiles": list(quantiles)} if quantiles else {}
     flagged = dict.fromkeys((flag.name or "" for flag in Flag), 0)
     advance = advance or (lambda n: None)

@@ -24,7 +24,7 @@ from specdb.encoders.detect import detect_config
 from specdb.encoders.mlp_head import MlpHead
 from specdb.errors import CheckpointError, InputError
 from specdb.heads.card import HeadCard, LabelFacts, Training
-from specdb.heads.config import HeadConfig
+from specdb.heads.config import HeadConfig, Inputs
 from specdb.heads.head import Head, fit_head
 from specdb.heads.inputs import input_parts, read_part
 from specdb.heads.kinds import Fitted, HeadData, Report
@@ -196,8 +196,8 @@ def import_posterior(
 ) -> Head:
     """Unpickle a posterior of the `sbi` package, which can run any program, and teach a posterior head what it answers.
 
-    It is asked for one draw for each of the database's embeddings (20,000 at random where there are more), and a head of kind
-    ``posterior`` learns these. What is stored holds no pickle, and is valid where the database's embeddings lie.
+    It is asked for one draw for each of the database's embeddings (20,000 at random where there are more), and a head of
+    kind ``posterior`` learns these. What is stored holds no pickle, and is valid where the database's embeddings lie.
 
     Parameters
     ----------
@@ -269,15 +269,16 @@ def _weight_hash(encoder: str) -> str:
     return encoder if is_hash else load_encoder(encoder).weight_hash
 
 
-def _widths(store: Store, modality: str) -> dict[str, int]:
+def _widths(store: Store, modality: str) -> dict[Inputs, int]:
     """Return the widths of what a head can read of a modality's embeddings."""
     part = input_parts(store, modality, "shared", store.default_encoder)[0]
     schema = read_schema(store.root / part)
-    sizes = {name: schema.field(name).type.list_size for name in ("shared", "private") if name in schema.names}
+    parts: tuple[Inputs, ...] = ("shared", "private")
+    sizes = {name: schema.field(name).type.list_size for name in parts if name in schema.names}
     return {"both": sum(sizes.values()), **sizes} if len(sizes) == 2 else sizes
 
 
-def _inputs_of_width(store: Store, modality: str, width: int) -> str:
+def _inputs_of_width(store: Store, modality: str, width: int) -> Inputs:
     widths = _widths(store, modality)
     for inputs, found in widths.items():
         if found == width:

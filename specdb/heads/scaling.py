@@ -33,7 +33,8 @@ class InputScale:
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Scale (n, d)."""
-        return (x - self.mean) / self.scatter
+        z = x - self.mean
+        return np.divide(z, self.scatter, out=z)
 
 
 @dataclass(frozen=True)
