@@ -171,7 +171,7 @@ def map_chart(
     title = colour if cells.value is not None else "log10 number"
     finite = value[np.isfinite(value)]
     low, high = np.quantile(finite, [0.02, 0.98]) if finite.size else (0, 1)
-    shape = {"size": 6 if cells.single else 5, "symbol": "circle" if cells.single else "square"}
+    shape = {"size": 6, "symbol": "circle" if cells.single else "square"}
     marker = shape | {"color": COLOURS[4 if dark else 0] if constant else value.astype(np.float32), "opacity": 0.9}
     if not constant:
         scale = ON_DARK if dark else "Cividis"
@@ -188,7 +188,8 @@ def map_chart(
     says = "%{text}" if cells.single else "%{customdata} spectra"
     figure.add_scattergl(
         x=cells.x.astype(np.float32), y=cells.y.astype(np.float32), mode="markers", marker=marker,
-        hovertemplate=f"{says}<extra></extra>", unselected={"marker": {"opacity": 0.9}}, **shown,
+        hovertemplate=f"{says}<extra></extra>", unselected={"marker": {"opacity": 0.9}},
+        selected={"marker": {"color": COLOURS[1], "size": 16, "opacity": 1}}, **shown,
     )  # fmt: skip
     if chosen is not None:
         ring = {"size": 18, "symbol": "circle-open", "color": COLOURS[1], "line": {"width": 3}}

@@ -140,7 +140,7 @@ def bin_points(
     view: Window | None = None,
     value: np.ndarray | None = None,
     mask: np.ndarray | None = None,
-    cells: int = 128,
+    cells: int = 100,
 ) -> Cells:
     """Reduce a map to what a screen can show.
 

@@ -126,7 +126,9 @@ def explore() -> None:
         if cells.total == 0:
             st.info("Nothing in view is like this.")
         else:
-            _draw(drawn, cells, backdrop, None if spectrum is None else points.place(spectrum))
+            # What was clicked is marked by the browser itself: an unchanged figure is not sent again.
+            marked = clicked is not None and int(cells.ids[clicked]) == spectrum
+            _draw(drawn, cells, backdrop, None if spectrum is None or marked else points.place(spectrum))
             if clicked is not None and not cells.single and st.button("zoom to the chosen square"):
                 _zoom(cells.window(clicked))
         some = points.provenance
