@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+
+from specdb.search.index import VectorIndex
+from specdb.search.kinds import kind_names
+
+MakeVectors = Callable[..., np.ndarray]
+KINDS = [name for name in kind_names() if name != "cagra"]
+PROVENANCE = {"encoder": "mini", "encoder_sha256": "ab12"}
+
+#: Gaia ids need all 63 bits: neighbours of these are lost in a float64.
+FIRST_ID = 2**62 + 1
 
 
 def clustered(n: int, dim: int = 32, seed: int = 0) -> np.ndarray:
@@ -19,5 +30,24 @@ def clustered(n: int, dim: int = 32, seed: int = 0) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def make_vectors() -> Callable[..., np.ndarray]:
+def make_vectors() -> MakeVectors:
     return clustered
+
+
+@pytest.fixture(scope="session")
+def vectors(make_vectors: MakeVectors) -> np.ndarray:
+    return make_vectors(2000)
+
+
+@pytest.fixture(scope="session")
+def queries(make_vectors: MakeVectors) -> np.ndarray:
+    return make_vectors(40, seed=2)
+
+
+def build(vectors: np.ndarray, directory: Path, **options: object) -> VectorIndex:
+    ids = FIRST_ID + np.random.default_rng(1).permutation(len(vectors))
+    return VectorIndex.build(vectors, ids, directory, provenance=PROVENANCE, **{"queries": 200, **options})
+
+
+def same(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))

@@ -6,7 +6,6 @@ import errno
 import itertools
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,31 +18,8 @@ from specdb.search.build import Certified
 from specdb.search.certificate import cross_truth, exact_truth, read_truths
 from specdb.search.exact import exact_search
 from specdb.search.index import VectorIndex
-from specdb.search.kinds import SearchParameters, kind_names
-
-MakeVectors = Callable[..., np.ndarray]
-KINDS = [name for name in kind_names() if name != "cagra"]
-PROVENANCE = {"encoder": "mini", "encoder_sha256": "ab12"}
-FIRST_ID = 2**62 + 1
-
-
-def build(vectors: np.ndarray, directory: Path, **options: object) -> VectorIndex:
-    ids = FIRST_ID + np.random.default_rng(1).permutation(len(vectors))
-    return VectorIndex.build(vectors, ids, directory, provenance=PROVENANCE, **{"queries": 200, **options})
-
-
-def same(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> bool:
-    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-@pytest.fixture(scope="module")
-def vectors(make_vectors: MakeVectors) -> np.ndarray:
-    return make_vectors(2000)
-
-
-@pytest.fixture(scope="module")
-def queries(make_vectors: MakeVectors) -> np.ndarray:
-    return make_vectors(40, seed=2)
+from specdb.search.kinds import SearchParameters
+from tests.search.conftest import FIRST_ID, KINDS, PROVENANCE, MakeVectors, build, same
 
 
 @pytest.mark.parametrize("kind", KINDS)
