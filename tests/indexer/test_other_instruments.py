@@ -130,7 +130,8 @@ def test_what_the_encoder_was_trained_on_is_said_once(tmp_path: Path, caplog: py
     database = Database(Store.open(tmp_path / "db"))
     assert database.counts() == {"sdss": 1}
     parts = database.store.embedding_parts(database.store.default_encoder, "sdss")
-    made = database.store.manifest().files[parts[0]].provenance
+    manifest = database.store.manifest()
+    made = manifest.provenance[manifest.files[parts[0]].provenance]
     assert (made["modality"], made["preparation"]) == ("sdss", "specclip-lrs-matched")
     (row,) = database.sql("SELECT spectrum_id FROM sdss").rows["spectrum_id"].to_pylist()
     with pytest.raises(InputError, match="sdss spectra are read as lamost_lrs ones"):
