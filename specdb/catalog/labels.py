@@ -22,7 +22,7 @@ from specdb.catalog.keys import Matched, check_ids, choose_target, count_matches
 from specdb.catalog.matches import PositionKey, by_chance, fingerprint, match_catalogue, positions, stored_matches
 from specdb.catalog.nearby import NearbyRows
 from specdb.catalog.sentinels import Nulls, SentinelSurvey
-from specdb.catalog.sphere import check_positions
+from specdb.catalog.sphere import check_motion, check_positions
 from specdb.catalog.view import opened_parts
 from specdb.errors import InputError, QueryError
 from specdb.store import Store, readable
@@ -138,6 +138,8 @@ def add_labels(
     position = position or (source.position if id is None else None)
     if (id is None) == (position is None):
         raise InputError("say how the catalogue belongs to spectra: by --id COLUMN, or by --position RA DEC")
+    if pm is not None and epoch is None:
+        raise InputError("--pm needs --epoch, the year of the catalogue's positions, such as --epoch 2016 for Gaia DR3")
     if nearby and position is None:
         raise InputError("--nearby goes with --position: ids are not near to anything")
     if ROW in source.schema.names:
@@ -157,7 +159,7 @@ def add_labels(
         if nearby:
             near = NearbyRows(source, positions(store, store.modalities()), key)
             source = near.source
-    survey = SentinelSurvey(source.schema, set(columns), keep=keep_sentinels, given=nulls)
+    survey = SentinelSurvey(source.schema, set(columns[:2]), keep=keep_sentinels, given=nulls)
     keys = _first_pass(source, columns, survey)
     far = near.far if near else 0
     if not keys.num_rows:
@@ -177,6 +179,7 @@ def add_labels(
         ra, dec = (keys[one].cast(pa.float64()).fill_null(np.nan).to_numpy() for one in columns[:2])
         units = tuple(((f.metadata or {}).get(b"unit") or b"").decode() or None for f in fields[:2])
         check_positions(ra, dec, (units[0], units[1]), str(path))
+        _check_motion(keys, key, source, survey.result(), str(path))
         without_key = int((~(np.isfinite(ra) & np.isfinite(dec))).sum())
         id_type = None
     chosen = survey.result()
@@ -267,6 +270,20 @@ def _check_numbers(source: CatalogueFile, columns: list[str]) -> None:
     for one in (source.schema.field(name) for name in columns):
         if not (pa.types.is_floating(one.type) or pa.types.is_integer(one.type)):
             raise InputError(f"{source.path}: the column {one.name} is {one.type}, positions must be numbers in degrees")
+
+
+def _check_motion(keys: pa.Table, key: IdKey | PositionKey, source: CatalogueFile, nulls: Nulls, what: str) -> None:
+    if isinstance(key, IdKey) or key.epoch is None:
+        return
+    clean = pa.Table.from_batches([nulls.apply(batch) for batch in keys.to_batches()], keys.schema)
+
+    def values(name: str) -> np.ndarray:
+        return clean[name].cast(pa.float64()).fill_null(np.nan).to_numpy()
+
+    speed = np.hypot(*map(values, key.pm)) if key.pm else np.empty(0)
+    epoch = values(key.epoch) if isinstance(key.epoch, str) else np.array([key.epoch])
+    stated = [(source.schema.field(name).metadata or {}).get(b"unit", b"").decode() or None for name in key.pm or ()]
+    check_motion(speed, epoch, stated, what)
 
 
 def _first_pass(source: CatalogueFile, columns: list[str], survey: SentinelSurvey) -> pa.Table:

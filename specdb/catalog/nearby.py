@@ -18,14 +18,11 @@ import pyarrow.parquet as pq
 from specdb.catalog.files import CatalogueFile
 from specdb.catalog.hats import Cell, cell_radius_rad
 from specdb.catalog.matches import PositionKey, Positions, at_epochs
-from specdb.catalog.sphere import shift_arcsec, unit_vectors
+from specdb.catalog.sphere import FASTEST_ARCSEC_YR, shift_arcsec, unit_vectors
 
 __all__ = ["NearbyRows"]
 
 _ARCSEC = np.pi / 180 / 3600
-
-#: No star moves faster (Barnard's Star: 10.4 arcsec/yr).
-_FASTEST_ARCSEC_YR = 11.0
 
 #: Years between two epochs where a catalogue states them row by row: older than any CCD, photographic plates included.
 _MANY_YEARS = 150.0
@@ -49,7 +46,7 @@ class NearbyRows:
     """
 
     def __init__(self, source: CatalogueFile, spectra: Positions, key: PositionKey) -> None:
-        self._spectra, self._key = spectra, key
+        self._spectra, self._key, self._still = spectra, key, replace(key, pm=None)
         self._reach = (key.radius_arcsec + shift_arcsec(key.radius_arcsec)) * _ARCSEC
         self._trees: dict[int, Any] = {}
         self._read = source if source.narrowed is None else source.narrowed(self._wanted)
@@ -85,7 +82,7 @@ class NearbyRows:
         epochs = self._spectra.epoch[np.isfinite(self._spectra.epoch)]
         own = self._key.epoch
         years = _MANY_YEARS if isinstance(own, str) or not len(epochs) else float(np.abs(epochs - own).max())
-        return years * _FASTEST_ARCSEC_YR * _ARCSEC
+        return years * FASTEST_ARCSEC_YR * _ARCSEC
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         far = self._unread
@@ -98,7 +95,10 @@ class NearbyRows:
     def _near(self, batch: pa.RecordBatch) -> np.ndarray:
         near = np.zeros(batch.num_rows, bool)
         chunk = pa.Table.from_batches([batch])
-        for number, (rows, ra, dec) in enumerate(at_epochs(self._spectra, chunk, self._key)):
+        # Where the catalogue says they are, too: what stands for an unknown motion is found out only at the end.
+        for number, (rows, ra, dec) in enumerate(
+            [*at_epochs(self._spectra, chunk, self._still), *at_epochs(self._spectra, chunk, self._key)]
+        ):
             tree = self._tree(number, rows)
             known = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec) & ~near)
             if tree is None or not len(known):

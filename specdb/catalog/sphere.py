@@ -13,8 +13,10 @@ import numpy as np
 from specdb.errors import InputError
 
 __all__ = [
+    "FASTEST_ARCSEC_YR",
     "Pairs",
     "best",
+    "check_motion",
     "check_positions",
     "move",
     "nearest_to",
@@ -26,6 +28,9 @@ __all__ = [
 ]
 
 _ARCSEC = np.pi / 180 / 3600
+
+#: No star moves faster (Barnard's Star: 10.4 arcsec/yr).
+FASTEST_ARCSEC_YR = 11.0
 
 #: Positions of one side that are held in a tree at a time.
 _BLOCK = 1 << 17
@@ -99,6 +104,45 @@ def check_positions(ra: np.ndarray, dec: np.ndarray, units: tuple[str | None, st
         raise InputError(f"{what}: {reach}: these look like radians; convert them to degrees")
     if len(ra) >= _MANY and 23 < ra.max() <= 24 and np.ptp(ra) > 12 and np.ptp(dec) > 30:
         raise InputError(f"{what}: {reach}: this right ascension looks like hours; multiply it by 15")
+
+
+def check_motion(speed_masyr: np.ndarray, epoch: np.ndarray, units: list[str | None], what: str) -> None:
+    """Refuse proper motions that no star has, and epochs that are no years.
+
+    Parameters
+    ----------
+    speed_masyr : ndarray (n,), float64
+        Total proper motion, NaN where unknown.
+    epoch : ndarray (n,), float64
+        Julian years.
+    units : list of str or None
+        Units that the file states for the proper motions.
+    what : str
+        For the message.
+
+    Raises
+    ------
+    InputError
+        For another unit, motions above that of Barnard's Star, and epochs outside 1800 to 2100.
+    """
+    for unit in units:
+        if unit and "".join(unit.lower().split()) not in (
+            "mas/yr",
+            "mas/year",
+            "masyr-1",
+            "mas.yr**-1",
+            "mas.yr-1",
+            "masyr**-1",
+        ):
+            raise InputError(f"{what}: a proper motion is in {unit!r}, they must be in mas/yr; convert the column")
+    limit = FASTEST_ARCSEC_YR * 1e3
+    if (fast := speed_masyr[np.isfinite(speed_masyr) & (speed_masyr > limit)]).size:
+        raise InputError(
+            f"{what}: {fast.size} proper motions are above {limit:g} mas/yr, first {fast[0]:g}, and no star is as fast; are "
+            "they in other units, or sentinels? --null VALUE takes those out"
+        )
+    if (odd := epoch[np.isfinite(epoch) & ((epoch < 1800) | (epoch > 2100))]).size:
+        raise InputError(f"{what}: {odd[0]:g} is no epoch; give Julian years such as 2016.0 (MJD 57388 is year 2016.0)")
 
 
 def unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,7 +82,7 @@ def _follow(link: SampLink, rows: pa.Table, name: str) -> None:
     link.on_highlight(name, shown)
     if {"ra", "dec"} <= set(rows.column_names):
         link.on_point(pointed)
-    for line in click.get_text_stream("stdin"):
+    for line in sys.stdin:
         text = line.strip()
         if text.isdigit() and int(text) in ids:
             link.highlight(name, ids.index(int(text)))

@@ -212,6 +212,42 @@ def test_proper_motions_bring_positions_to_the_spectra(fresh: Store, tmp_path: P
     assert add_labels(fresh, path, "moving", **key).matched.rows >= usual.sum() - 2
 
 
+@pytest.mark.parametrize("nearby", [False, True])
+def test_unknown_proper_motions_move_nothing(fresh: Store, tmp_path: Path, nearby: bool) -> None:
+    ra, dec = sky()
+    path = csv(tmp_path, ra=ra, dec=dec, pmra=np.full(N, -9999), pmdec=np.full(N, -9999), epoch=np.full(N, 2016.0))
+    key: dict[str, Any] = {"position": ("ra", "dec"), "pm": ("pmra", "pmdec"), "epoch": "epoch", "radius_arcsec": 0.1}
+    report = add_labels(fresh, path, "c", nearby=nearby, **key)
+    assert report.matched.rows == N
+    assert report.card.sentinels["pmra"] == {"-9999.0": N}
+
+
+def test_each_row_moves_from_its_own_epoch(fresh: Store, tmp_path: Path) -> None:
+    ra, dec = sky()
+    usual = np.flatnonzero(np.abs(dec) < 80)
+    years = np.linspace(1990, 2020, len(usual))  # the LAMOST positions are of 2000
+    moved = dec[usual] + (years - 2000) * 0.5 / 3600
+    columns = {"pmra": np.zeros(len(usual)), "pmdec": np.full(len(usual), 500.0), "year": years}
+    path = csv(tmp_path, ra=ra[usual], dec=moved, **columns)
+    key: dict[str, Any] = {"position": ("ra", "dec"), "pm": ("pmra", "pmdec"), "epoch": "year", "radius_arcsec": 0.1}
+    add_labels(fresh, path, "c", **key)
+    assert run_sql(fresh, "SELECT count(*) AS n FROM c WHERE spectrum_id < 2000")["n"][0].as_py() >= len(usual) - 2
+
+
+def test_proper_motions_in_other_units_are_refused(fresh: Store, tmp_path: Path) -> None:
+    ra, dec = sky()
+    stars = Table({"ra": ra, "dec": dec, "pmra": np.full(N, 0.001), "pmdec": np.full(N, 0.001)})
+    stars["pmra"].unit = "arcsec/yr"
+    stars.write(tmp_path / "c.ecsv")
+    with pytest.raises(InputError, match="a proper motion is in 'arcsec / yr', they must be in mas/yr"):
+        add_labels(fresh, tmp_path / "c.ecsv", "c", position=("ra", "dec"), pm=("pmra", "pmdec"), epoch=2016.0)
+    stars["pmra"].unit = stars["pmdec"].unit = "mas/yr"
+    stars.write(tmp_path / "c.ecsv", overwrite=True)
+    assert add_labels(
+        fresh, tmp_path / "c.ecsv", "c", position=("ra", "dec"), pm=("pmra", "pmdec"), epoch=2016.0
+    ).matched.rows
+
+
 def test_labels_view_holds_everything_with_its_unit(fresh: Store, tmp_path: Path) -> None:
     add_labels(fresh, write("ecsv", tmp_path), "lasp", id="obsid")
     add_labels(fresh, csv(tmp_path, obsid=IDS, feh=np.linspace(-2, 0, N)), "other", id="obsid")
@@ -265,6 +301,21 @@ BIG = [gaia_id(i, pixel=150_000_000) for i in range(0, 40)]
             "the column ra is string, positions must be numbers",
         ),
         ({"ra": [400, 1], "dec": [1, 2]}, {"position": ("ra", "dec")}, "1 of 2 values of right ascension are outside"),
+        (
+            {"ra": [10, 11], "dec": [1, 2], "a": [12_000, 1], "b": [1, 1]},
+            {"position": ("ra", "dec"), "pm": ("a", "b"), "epoch": 2016.0},
+            "1 proper motions are above 11000 mas/yr, first 12000, and no star is as fast",
+        ),
+        (
+            {"ra": [10, 11], "dec": [1, 2], "a": [1, 1]},
+            {"position": ("ra", "dec"), "pm": ("a", "a"), "epoch": 57388.0},
+            "57388 is no epoch; give Julian years such as 2016.0",
+        ),
+        (
+            {"ra": [10, 11], "dec": [1, 2], "a": [1, 1]},
+            {"position": ("ra", "dec"), "pm": ("a", "a")},
+            "--pm needs --epoch, the year of the catalogue's positions",
+        ),
         ({"catalogue_row": [1]}, {"id": "catalogue_row"}, "the column name catalogue_row is used by specdb"),
         ({"obsid": []}, {"id": "obsid"}, "c.csv has no rows"),
     ],

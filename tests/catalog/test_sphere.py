@@ -25,7 +25,10 @@ def scattered(n: int, seed: int, scatter_arcsec: float) -> tuple[np.ndarray, ...
     dec[n // 4 : n // 2] = rng.normal(0, 0.002, n // 4)
     corners = boundaries_lonlat(rng.integers(0, 48, n // 16), 1, 2, order="nested")  # four of each HEALPix cell
     edge = slice(n // 2, n // 2 + corners[0].size)
-    ra[edge], dec[edge] = (side.to_value(u.deg).ravel() for side in corners)
+    # Cells share corners: a few milliarcseconds keep stars there from being at one and the same place, where any is nearest.
+    ra[edge], dec[edge] = (side.to_value(u.deg).ravel() + rng.normal(0, 1e-6, corners[0].size) for side in corners)
+    ra %= 360
+    dec = np.clip(dec, -90, 90)
     offset = SkyCoord(ra, dec, unit="deg").directional_offset_by(
         rng.uniform(0, 360, n) * u.deg, np.abs(rng.normal(0, scatter_arcsec, n)) * u.arcsec
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -137,7 +138,7 @@ def test_what_is_highlighted_or_pointed_at_is_printed(
             callback(11.5, -2.001)
             callback(11.5, 40.0)
 
-    monkeypatch.setattr("click.get_text_stream", lambda name: iter([]))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     send._follow(Link(), ROWS, "x")
     assert capsys.readouterr().out.split() == [str(2**53 + 1), "7"]
 
