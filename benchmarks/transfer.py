@@ -278,9 +278,9 @@ def real(given: argparse.Namespace) -> None:
             vectors = encoder.encode(flux, "lamost_lrs", normalise=False)
             parts.append(flux if kind == "pixels" else np.concatenate([vectors["shared"], vectors["private"]], axis=1))
         error = np.where(data.sigma > 0, np.minimum(data.sigma, MOST_ERROR), MOST_ERROR)[data.labelled]
-        chosen = replace(card_of(encoder, kind, tuple(LASP)), config=HeadConfig(kind, n_folds=FOLDS))  # type: ignore[arg-type]
         x_err = error if kind == "pixels" else None
-        head = fit_head(parts[0], data.labels[data.labelled], data.star[data.labelled], chosen, x_err=x_err)
+        card = card_of(encoder, kind, tuple(LASP))
+        head = fit_head(parts[0], data.labels[data.labelled], data.star[data.labelled], card, x_err=x_err)
         found = head.predict(parts[1])
         predictions[f"{kind}, as it is"] = (found.mean, found.sigma)
         for i, name in enumerate(labels):

@@ -117,7 +117,7 @@ class Lora(Full):
         layers = [name for name, part in network.named_children() if isinstance(part, nn.Linear)]
         # Rates do not depend on the rank; biases take up shifts of the zero points, which no product of matrices can.
         config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=layers, bias="lora_only")  # type: ignore[arg-type]
-        return get_peft_model(network, config)  # type: ignore[arg-type]
+        return get_peft_model(network, config)
 
     @staticmethod
     def _merged(network: Any) -> nn.Sequential:

@@ -126,7 +126,7 @@ def source_on(store: Store, source: Head, inputs: str, report: Report | None = N
             return found
     columns = {"spectrum_id": source.training.ids} | {n: source.training.y[:, i] for i, n in enumerate(source.label_names)}
     data = gather_labelled(store, pa.table(columns), card.modality, inputs, store.default_encoder)
-    config = replace(card.config, inputs=inputs)
+    config = replace(card.config, inputs=inputs)  # type: ignore[arg-type]
     head = fit_on(store, _with_units(data, source), name, config, card.modality, {"like": card.name}, report)
     with store.writing():
         head.save(head_folder(store, name))
