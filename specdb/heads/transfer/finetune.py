@@ -115,7 +115,7 @@ class Lora(Full):
         except ImportError:
             raise DependencyError('strategy lora needs peft: pip install "specdb[heads]"') from None
         layers = [name for name, part in network.named_children() if isinstance(part, nn.Linear)]
-        # Rates do not depend on the rank; biases take up shifts of the zero points, which no product of matrices can.
+        # Biases take up shifts of the zero points, which no product of matrices can.
         config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=layers, bias="lora_only")  # type: ignore[arg-type]
         return get_peft_model(network, config)
 
