@@ -70,7 +70,7 @@ def read_apart(path: Path, modalities: list[str], foreign: bool = False) -> Ques
         found = {name: arrays[name] for name in arrays.files}
     rows = pa.ipc.open_stream((path.parent / _ROWS).read_bytes()).read_all()
     grid = tuple(facts["log10_grid"]) if facts["log10_grid"] else None
-    spectra = Spectra(**found, metadata=rows, log10_grid=grid)  # type: ignore[arg-type]
+    spectra = Spectra(**found, metadata=rows, log10_grid=grid)
     return Question(facts["name"], spectra=spectra, modality=facts["modality"])
 
 

@@ -120,11 +120,11 @@ def _side_by_side(found: list[HeadEvaluation], label: str) -> None:
         chart = one_to_one_chart(truth, {head: mean for head, (_, mean, _) in columns.items()}, named, dark=is_dark())
         st.plotly_chart(chart, key="side-by-side", alt=f"{label} predicted by two heads against the catalogue")
     with right:
-        rows: list[dict[str, Any]] = [
+        listed: list[dict[str, Any]] = [
             {"figure": _WORDS.get(name, name)} | {head: values.get(name) for head, values in figures.items()}
             for name in names
         ]
-        st.dataframe(rows, hide_index=True, alt="figures of merit of two heads")
+        st.dataframe(listed, hide_index=True, alt="figures of merit of two heads")
 
 
 def _encoders(db: Database) -> None:
