@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -20,7 +21,10 @@ __all__ = ["anomaly", "average_precision", "false_alarms", "measure"]
 _NOMINAL = 0.01
 _FIRST = 50
 _RESAMPLES = 400
-_BASELINES = {"isolation forest, 20 components": forest_on_components, "10th neighbour, pixels": pixel_distance}
+_BASELINES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "isolation forest, 20 components": forest_on_components,
+    "10th neighbour, pixels": pixel_distance,
+}
 _COMBINATION = "combination"
 
 
