@@ -109,7 +109,9 @@ def write_coadd(
     if spectra.wavelength.shape != (last + 1,) or spectra.ivar is None or spectra.lsf_sigma is None:
         raise InputError(f"spectra of shape {spectra.flux.shape}; give {last + 1} pixels, inverse variances and line spread")
     n, idle = len(spectra), len(_IDLE)
-    arms = sum(np.isin(np.arange(last + 1), np.arange(a, b + 1)).astype(np.float32) for a, b in ARMS.values())
+    arms = np.zeros(last + 1, np.float32)  # how many see a pixel
+    for first, stop in ARMS.values():
+        arms[first : stop + 1] += 1
     hdus: list[fits.PrimaryHDU | fits.ImageHDU | fits.BinTableHDU] = [fits.PrimaryHDU()]
     hdus[0].header["SIMULATE"] = (True, "made by specdb simulate desi: no observation")
     hdus[0].header["DEPNAM00"], hdus[0].header["DEPVER00"] = "SPECPROD", "simulated"

@@ -277,7 +277,7 @@ def _plain(values: np.ndarray) -> np.ndarray:
     """Numbers in the byte order of the machine, text without blanks around it and None where there is none."""
     if values.dtype.kind in "SU":
         text = np.char.strip(np.asarray(values, str))
-        return np.where(text == "", None, text)
+        return np.array([value or None for value in text.tolist()], object)
     return np.asarray(values).astype(values.dtype.newbyteorder("="), copy=False)
 
 
@@ -357,10 +357,11 @@ def _read_redrock(path: Path, target: np.ndarray) -> dict[str, Any]:
     known = ids[at] == target if len(ids) else np.zeros(len(target), bool)
     if not known.any():
         return {}
+    nothing = np.full(len(target), None, object)
     text = {"class": columns["SPECTYPE"], "subclass": columns["SUBTYPE"]}
     numbers = {"z": columns["Z"], "z_err": columns["ZERR"]}
     return (
-        {name: np.where(known, values[at], None) for name, values in text.items()}
+        {name: np.where(known, values[at], nothing) for name, values in text.items()}
         | {name: np.where(known, values[at], np.nan) for name, values in numbers.items()}
-        | {"zwarning": np.where(known, columns["ZWARN"][at].astype(object), None)}
+        | {"zwarning": np.where(known, columns["ZWARN"][at].astype(object), nothing)}
     )

@@ -165,12 +165,13 @@ def _read(opened: OpenSource) -> Spectra:
     sigma = table["WDISP"] * wavelength * (np.log(10) * _STEP) if "WDISP" in table else None
     described = hdus[number + 1 : number + 2]
     facts = first_row(opened, described[0]) if described and "FLUX" not in _names(opened, described[0]) else {}
-    masks = (table[name].astype(np.int32)[None] if name in table else None for name in ("AND_MASK", "OR_MASK"))
+    and_mask, or_mask = (table[name].astype(np.int32)[None] if name in table else None for name in ("AND_MASK", "OR_MASK"))
     return Spectra(
         wavelength,
         flux,
         ivar,
-        *masks,
+        and_mask,
+        or_mask,
         metadata=_metadata(facts, header, flux, wavelength, opened.name),
         log10_grid=grid,
         lsf_sigma=None if sigma is None else sigma.astype(np.float32)[None],
