@@ -73,7 +73,7 @@ def open_hats(folder: Path) -> CatalogueFile:
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{folder} cannot be read: {error}") from error
     schema = pa.schema([f for f in stored if f.name not in (_DERIVED, "Norder", "Dir", "Npix")])
-    ra, dec = properties.get("hats_col_ra"), properties.get("hats_col_dec")
+    ra, dec = properties.get("hats_col_ra", ""), properties.get("hats_col_dec", "")
     position = (ra, dec) if ra in schema.names and dec in schema.names else None
     return _of_cells(folder, schema, cells, position)
 
