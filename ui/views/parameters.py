@@ -48,7 +48,16 @@ def _figure(_db: Database, changed: int, name: str, label: str) -> bytes:
     found = _evaluated(_db, changed, name)
     i = found.labels.index(label)
     held = io.BytesIO()
-    figure = plot_head(found.truth[:, i], found.mean[:, i], found.sigma[:, i], found.snr, label, _UNITS.get(label, ""), name)
+    figure = plot_head(
+        found.truth[:, i],
+        found.mean[:, i],
+        found.sigma[:, i],
+        found.snr,
+        label,
+        _UNITS.get(label, ""),
+        name,
+        found.pit[:, i],
+    )
     figure.savefig(held, format="png", dpi=110)
     return held.getvalue()
 
