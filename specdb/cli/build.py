@@ -89,8 +89,8 @@ index_options = _with(
 def build_index(survey: str, inputs: tuple[str, ...], db: Path, quiet: bool, **options: Any) -> None:
     """Read, prepare, embed and index a survey's files.
 
-    SURVEY is lamost, gaia-xp, sdss or desi. PATH is a file, a folder, a glob, a tar archive, or @LIST, a text file of paths. Run the
-    same command again to resume after an interruption, or with more paths to add them.
+    SURVEY is lamost, gaia-xp, sdss or desi. PATH is a file, a folder, a glob, a tar archive, or @LIST, a text file of paths.
+    Run the same command again to resume after an interruption, or with more paths to add them.
     """
     import indexer
 

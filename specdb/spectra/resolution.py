@@ -8,8 +8,8 @@ keeps the second moment too, so the width of a line comes out as asked. Where th
 nothing is done: noise would be sharpened more than lines.
 
 Variances are carried through with the squared weights. They are those of single pixels: neighbours share light and are
-correlated, by 0.2 to 0.4 for SDSS (which lacks a sigma of 0.45 to 0.65 pixels) and by 0.6 to 0.7 for DESI (0.8 to 1.4 pixels of
-0.8 Angstrom).
+correlated, by 0.2 to 0.4 for SDSS (which lacks a sigma of 0.45 to 0.65 pixels) and by 0.6 to 0.7 for DESI (0.8 to 1.4
+pixels of 0.8 Angstrom).
 """
 
 from __future__ import annotations
