@@ -178,8 +178,8 @@ class Database:
         k : int, optional
             Number of answers, 10 by default; fewer come only when fewer there are, and the plan says so.
         to : str or sequence of str, optional
-            Modality of the answers; by default that of the query. Another one needs an encoder that aligns both. Several
-            give `JointHits`.
+            Modality of the answers; by default that of the query (for an SDSS or DESI file where the database has none of
+            those: `lamost_lrs`). Another one needs an encoder that aligns both. Several give `JointHits`.
         modality : str, optional
             Modality of the query where it is not clear.
         where : str, optional

@@ -55,7 +55,7 @@ class Ridge:
                 w, b = fitted[best[label]]
                 weights[:, label], offset[label] = w[:, i], b[i]
         model = cls(weights, offset, sigma)
-        return Fitted(model, mean, np.broadcast_to(sigma, mean.shape), np.zeros(n_labels, np.float32))
+        return Fitted(model, mean, np.broadcast_to(sigma, mean.shape))
 
     def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `HeadModel.predict`."""
@@ -113,7 +113,7 @@ class Neighbours:
         for fold in np.unique(data.fold):
             held = data.fold == fold
             mean[held], sigma[held] = cls(data.x[~held], data.y[~held], settings.k).predict(data.x[held])
-        return Fitted(cls(data.x, data.y, settings.k), mean, sigma, np.zeros(data.y.shape[1], np.float32))
+        return Fitted(cls(data.x, data.y, settings.k), mean, sigma)
 
     def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `HeadModel.predict`. The scatter of k stars is widened by 1/k for the error of their mean."""

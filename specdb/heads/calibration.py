@@ -24,15 +24,12 @@ def sigma_factor(fitted: Fitted, y: np.ndarray, label: int) -> float:
     """
     known = np.isfinite(y[:, label])
     truth = y[known, label]
-    residual = truth - fitted.mean[known, label]
-    width = _width(residual, fitted.sigma[known, label])
-    if fitted.alone is not None and (r := len(fitted.alone.mean)) > 1:
-        single = _width(truth - fitted.alone.mean[:, known, label], fitted.alone.sigma[:, known, label])
-        slope = (single - width) / (1 - 1 / r)
-        return max(width - slope * (1 / r - 1 / fitted.alone.members), width / 2)
-    # For a normal distribution the median of the squares is 0.455 of the variance.
-    variance = max(float(np.median(residual**2)) / 0.4549364, 1e-12)
-    return width * float(np.sqrt(np.clip(1 - fitted.excess[label] / variance, 0.5, 1)))
+    width = _width(truth - fitted.mean[known, label], fitted.sigma[known, label])
+    if fitted.alone is None or (r := len(fitted.alone.mean)) == 1:
+        return width
+    single = _width(truth - fitted.alone.mean[:, known, label], fitted.alone.sigma[:, known, label])
+    slope = (single - width) / (1 - 1 / r)
+    return max(width - slope * (1 / r - 1 / fitted.alone.members), width / 2)
 
 
 def _width(residual: np.ndarray, sigma: np.ndarray) -> float:

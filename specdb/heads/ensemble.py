@@ -168,27 +168,24 @@ class MlpEnsemble:
         x = torch.from_numpy(data.x)
         n_folds = int(left_out.max()) + 1
         per_fold = len(left_out) // n_folds
-        mean, sigma, spread = (np.empty_like(data.y) for _ in range(3))
+        mean, sigma = np.empty_like(data.y), np.empty_like(data.y)
         means, sigmas = (np.empty((per_fold, *data.y.shape), np.float32) for _ in range(2))
         for f in range(n_folds):
             h, members = np.flatnonzero(data.fold == f), np.flatnonzero(left_out == f)
-            mean[h], sigma[h], spread[h] = self._mixture(x[h], members)
+            mean[h], sigma[h] = self._mixture(x[h], members)
             for r, member in enumerate(members):
-                means[r, h], sigmas[r, h], _ = self._mixture(x[h], np.array([member]))
-        between = spread.mean(axis=0) * per_fold / max(per_fold - 1, 1)  # variance of one member about the mean of many
-        excess = between * (1 / per_fold - 1 / len(left_out))
-        return Fitted(self, mean, sigma, excess, Alone(means, sigmas, len(left_out)))
+                means[r, h], sigmas[r, h] = self._mixture(x[h], np.array([member]))
+        return Fitted(self, mean, sigma, Alone(means, sigmas, len(left_out)))
 
     def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return means and sigmas (n, L), float32, of scaled inputs (n, d): those of the members' mixture."""
         if not len(x):
             empty = np.empty((0, self._network.biases[-1].shape[-1] // 2), np.float32)
             return empty, empty
-        mean, sigma, _ = self._mixture(torch.from_numpy(x), np.arange(len(self._network.weights[0])))
-        return mean, sigma
+        return self._mixture(torch.from_numpy(x), np.arange(len(self._network.weights[0])))
 
-    def _mixture(self, x: Tensor, members: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return mean, sigma and the members' variance of means (n, L)."""
+    def _mixture(self, x: Tensor, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and sigma (n, L): noise, and how far the members' means are apart."""
         with torch.no_grad():
             outputs = torch.empty(len(members), len(x), self._network.biases[-1].shape[-1])  # (M, n, 2L)
             for start in range(0, len(x), _ROWS):
@@ -196,7 +193,7 @@ class MlpEnsemble:
             means, log_sigma = outputs.chunk(2, dim=-1)  # (M, n, L)
             noise = (2 * log_sigma.clamp(*LOG_SIGMA)).exp().mean(dim=0)
             spread = means.var(dim=0, correction=0)
-            return means.mean(dim=0).numpy(), (noise + spread).sqrt().numpy(), spread.numpy()
+            return means.mean(dim=0).numpy(), (noise + spread).sqrt().numpy()
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Return the weights by name."""

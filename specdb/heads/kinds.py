@@ -81,10 +81,8 @@ class Fitted:
     model : HeadModel
     mean, sigma : ndarray (n, L), float32
         Of the training stars, in scaled labels.
-    excess : ndarray (L,), float32
-        Variance that the out-of-fold means have beyond those of `model.predict`, because fewer members made them.
     alone : Alone, optional
-        The same predictions by one member at a time, which tell better what more members will do than `excess` does.
+        The same predictions by one member at a time, of an ensemble: they tell what more members will do.
     draw : callable, optional
         Of a joint posterior: rows (r,) of the training stars -> draws (r, s, L), by members that had not seen them.
     """
@@ -92,7 +90,6 @@ class Fitted:
     model: HeadModel
     mean: np.ndarray
     sigma: np.ndarray
-    excess: np.ndarray
     alone: Alone | None = None
     draw: Callable[[np.ndarray], np.ndarray] | None = None
 

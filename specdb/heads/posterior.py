@@ -129,7 +129,7 @@ class PosteriorEnsemble:
                     alone.mean[r, here], alone.sigma[r, here] = _summary(
                         model._draw(data.x[here], settings.draws, seed, np.array([member]))
                     )
-        return Fitted(model, mean, sigma, np.zeros(n_labels, np.float32), alone, draw)
+        return Fitted(model, mean, sigma, alone, draw)
 
     def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the median and half of the 16 to 84 per cent interval (n, L), float32, of scaled inputs (n, d)."""

@@ -19,6 +19,7 @@ from specdb.search.joins import add_labels, add_spectra
 from specdb.search.lookups import Kept, Ragged
 from specdb.search.planner import Plan
 from specdb.search.query import Query
+from specdb.spectra import get_modality
 
 if TYPE_CHECKING:
     from specdb.database import Database
@@ -248,13 +249,11 @@ def answer(
     """Answer one query; see `specdb.database.Database.search`."""
     if not db.modalities:
         raise DatabaseError(f"{db.store.root} holds no spectra yet; fill it with `specdb build-index`")
-    if modality is not None and modality not in db.modalities:
-        raise QueryError(f"the database has no modality {modality!r}; it has {', '.join(db.modalities)}")
     if fuse not in (None, "rrf", "score"):
         raise QueryError(f"fuse is {fuse!r}; it must be 'rrf' (reciprocal ranks) or 'score'")
     asked = ask(db, query, modality)
     assert asked.modality is not None
-    targets = [asked.modality] if to is None else [to] if isinstance(to, str) else list(dict.fromkeys(to))
+    targets = [_usual(db, asked.modality)] if to is None else [to] if isinstance(to, str) else list(dict.fromkeys(to))
     if fuse is not None and len(targets) < 2:
         raise QueryError(f"there is nothing to fuse in answers from {', '.join(targets)} alone; name several modalities")
     # Several spectra of one star become one line, and a star low in one list may be high in another.
@@ -275,6 +274,12 @@ def answer(
     shared = [c for c in shared if len({h.rows.schema.field(c).type for h in parts.values()}) == 1]
     rows = pa.concat_tables([hits.rows.select(shared).replace_schema_metadata(None) for hits in parts.values()])
     return JointHits(rows, name, parts, None)
+
+
+def _usual(db: Database, modality: str) -> str:
+    """Return where the spectra of a modality are looked for: in it, or in what it is made to look like."""
+    alike = get_modality(modality).encoded_as
+    return alike if modality not in db.modalities and alike in db.modalities else modality
 
 
 def _own_spectrum(db: Database, asked: Asked, target: str) -> Asked | None:

@@ -18,7 +18,7 @@ from specdb.catalog.session import run_sql
 from specdb.errors import DatabaseError, InputError, QueryError
 from specdb.search.lookups import StarTable
 from specdb.search.query import Query, find_modality, parse_question
-from specdb.spectra import Spectra, get_modality
+from specdb.spectra import Spectra, get_modality, modality_names
 from specdb.store import matrix, read_table
 
 if TYPE_CHECKING:
@@ -70,8 +70,12 @@ def ask(db: Database, query: Query, modality: str | None) -> Asked:
     QueryError
         For a query that makes no sense.
     """
+    if modality is not None and modality not in modality_names():
+        raise QueryError(f"there is no modality {modality!r}; the database has {', '.join(db.modalities)}")
     question = parse_question(query, [modality] if modality else db.modalities, foreign=modality is None)
     if question.spectrum_id is not None:
+        if modality is not None and modality not in db.modalities:
+            raise QueryError(f"the database has no modality {modality!r}; it has {', '.join(db.modalities)}")
         ids = np.array([question.spectrum_id])
         return _of_ids(db, ids, modality or modality_of(db, question.spectrum_id))
     assert question.spectra is not None

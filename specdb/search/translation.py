@@ -122,6 +122,7 @@ def gather(db: Database, query: Query | Sequence[Query], to: str, modality: str 
         raise QueryError("there is nothing to translate: the list of queries is empty")
     known = list(db.encoder.served)
     others = [name for name in known if name != to]
+    usual = [name for name in db.encoder.modalities if name != to]  # arrays that say nothing are of what it was trained on
     parts: list[Observed] = []
     ids: list[int] = []
 
@@ -133,7 +134,7 @@ def gather(db: Database, query: Query | Sequence[Query], to: str, modality: str 
     for item in queries:
         if isinstance(item, Spectra):
             flush()
-            of = modality or (others[0] if len(others) == 1 else None)
+            of = modality or (usual[0] if len(usual) == 1 else None)
             if of is None:
                 raise QueryError(f"say of which modality the spectra are: {', '.join(known)}")
             parts.append(_prepared(item, of, [f"spectrum {i} of the arrays" for i in range(len(item))]))

@@ -28,7 +28,7 @@ def scattered(n: int, seed: int, scatter_arcsec: float) -> tuple[np.ndarray, ...
     # Cells share corners: a few milliarcseconds keep stars there from being at one and the same place, where any is nearest.
     ra[edge], dec[edge] = (side.to_value(u.deg).ravel() + rng.normal(0, 1e-6, corners[0].size) for side in corners)
     ra %= 360
-    dec = np.clip(dec, -90, 90)
+    dec = np.where(np.abs(dec) > 90, np.sign(dec) * 180 - dec, dec)  # beyond a pole, down again
     offset = SkyCoord(ra, dec, unit="deg").directional_offset_by(
         rng.uniform(0, 360, n) * u.deg, np.abs(rng.normal(0, scatter_arcsec, n)) * u.arcsec
     )

@@ -12,7 +12,7 @@ from astropy.io import fits
 from click.testing import CliRunner
 
 from indexer import build_index
-from indexer.simulate import desi_files, simulate_desi
+from indexer.simulate import desi_files, simulate_desi, simulate_lamost
 from indexer.simulate.desi_like import draw_desi_like
 from specdb.cli import cli
 from specdb.database import Database
@@ -119,6 +119,18 @@ def test_a_file_of_one_instrument_is_searched_for_in_another(
     assert str(desi_files.FIRST_TARGETID + brightest) in run("search", path, "--to", "desi", "-k", 5, "--db", db)
     with pytest.raises(QueryError, match="has no modality 'sdss'; it has desi: name one with --to"):
         database.search(path)
+    # Arrays whose instrument is named need none of its spectra in the database, either.
+    alike = database.search(drawn.native.take([brightest]), modality="desi", k=5)
+    assert desi_files.FIRST_TARGETID + brightest in alike.rows["spectrum_id"].to_pylist()
+
+
+def test_without_saying_where_a_file_is_looked_for_among_what_it_is_made_to_look_like(tmp_path: Path) -> None:
+    drawn = draw_desi_like(30, seed=4)
+    simulate_lamost(tmp_path / "lamost", 20)
+    build_index(tmp_path / "db", "lamost", tmp_path / "lamost" / "spectra")
+    hits = Database(Store.open(tmp_path / "db")).search(spec_file(tmp_path / "spec-1-2-3.fits", drawn.native), k=3)
+    assert hits.modality == "lamost_lrs"
+    assert len(hits.rows) == 3
 
 
 def test_what_the_encoder_was_trained_on_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -89,8 +89,8 @@ class Visit:
         self.page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]')
 
     def see(self, text: str) -> None:
-        """Wait for a text."""
-        self.page.get_by_text(text).first.wait_for()
+        """Wait for a text where it can be seen: tabs that are not open hold text, too."""
+        self.page.get_by_text(text).locator("visible=true").first.wait_for()
 
     def tab(self, name: str) -> None:
         """Go to a tab."""

@@ -63,6 +63,7 @@ LAYOUTS = {
     "LAMOST B": ("lamost_dr8_repeat/*.fits.gz", "lamost_lrs"),
     "LAMOST C": ("lamost_dr10_afg/fits/type_F/*.fits.gz", "lamost_lrs"),
     "Gaia XP": ("gaia_xp_pn_symbiotic/raw_examples/*.csv", "gaia_xp"),
+    "SDSS": ("sdss_stellar/*", "lamost_lrs"),
 }
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import numpy as np
-
 from specdb.heads.config import HeadConfig
 from specdb.heads.head import Head
 from specdb.heads.kinds import Fitted, HeadData, Report, kind_class
@@ -35,7 +33,7 @@ class ZeroShot:
     def fit(source: Head, data: HeadData, config: HeadConfig, settings: Any, report: Report | None = None) -> Fitted:
         """See `Strategy.fit`: every target star is one that the model has not seen."""
         mean, sigma = source.model.predict(data.x)
-        return Fitted(source.model, mean, sigma, np.zeros(data.y.shape[1], np.float32))
+        return Fitted(source.model, mean, sigma)
 
 
 @dataclass(frozen=True)

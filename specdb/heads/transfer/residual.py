@@ -11,7 +11,7 @@ from specdb.errors import InputError
 from specdb.heads.config import HeadConfig
 from specdb.heads.ensemble import EnsembleSettings, MlpEnsemble
 from specdb.heads.head import Head
-from specdb.heads.kinds import Fitted, HeadData, HeadModel, Report, kind_class
+from specdb.heads.kinds import Alone, Fitted, HeadData, HeadModel, Report, kind_class
 
 __all__ = ["Residual", "ResidualModel", "ResidualModelSettings", "ResidualSettings"]
 
@@ -130,7 +130,9 @@ class Residual:
         share = _share(fitted.mean, extended.y)
         model = ResidualModel(source.model, fitted.model, offset, scale, share)  # type: ignore[arg-type]
         mean, sigma = model._corrected(base, fitted.mean, fitted.sigma)
-        return Fitted(model, mean, sigma, fitted.excess * (share * scale) ** 2)
+        assert fitted.alone is not None
+        alone = Alone(*model._corrected(base, fitted.alone.mean, fitted.alone.sigma), fitted.alone.members)
+        return Fitted(model, mean, sigma, alone)
 
 
 def _share(correction: np.ndarray, error: np.ndarray) -> np.ndarray:
