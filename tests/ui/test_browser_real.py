@@ -111,12 +111,12 @@ def test_each_page_on_real_spectra(visit: Visit, real: Path) -> None:
     visit.page.get_by_role("heading", name="retrieval").wait_for()
     visit.shot("real-encoders")
     visit.open(
-        "sql?q=SELECT+subclass,count(*)+AS+n,median(teff)+AS+teff+FROM+lamost_lrs+JOIN+lasp+USING+(spectrum_id)+GROUP+BY+ALL",
+        "sql?q=SELECT+lamost_lrs.subclass,count(*)+AS+n,median(teff)+AS+teff+FROM+lamost_lrs+JOIN+lasp+USING+(spectrum_id)+GROUP+BY+ALL",
         "SQL",
     )
     visit.see("rows")
     visit.open("database", "What did not get in")
-    visit.see("measured recall")
+    visit.see("embedded")
     visit.shot("real-database")
     assert str(real.parent) not in visit.page.content()
     visit.clean()
