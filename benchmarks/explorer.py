@@ -152,6 +152,21 @@ def visit(browser: Any, base: str, clicks: int) -> tuple[float, list[float], Any
     return paint, times, page
 
 
+def bare(browser: Any, base: str) -> float:
+    """Open a page without a map in a new session; what it takes (s) is the share of the browser and of Streamlit."""
+    page = browser.new_page()
+    page.set_default_timeout(120_000)
+
+    def arrive() -> None:
+        page.goto(f"{base}/home")
+        page.get_by_role("heading").first.wait_for()
+        page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]')
+
+    seconds, _ = timed(arrive)
+    page.close()
+    return seconds
+
+
 def measure(db: Path, repeats: int, sessions: int) -> list[dict[str, Any]]:
     """Serve the database and look at it in a browser."""
     from playwright.sync_api import sync_playwright
@@ -183,6 +198,7 @@ def measure(db: Path, repeats: int, sessions: int) -> list[dict[str, Any]]:
                 paints.append(paint)
                 clicks += times
                 page.close()
+            bares = [bare(browser, base) for _ in range(repeats)]
             one = memory_mib(pid)
             pages = [visit(browser, base, 2)[2] for _ in range(sessions)]
             several = memory_mib(pid)
@@ -201,6 +217,9 @@ def measure(db: Path, repeats: int, sessions: int) -> list[dict[str, Any]]:
         row("first visit after the start of the server, s", cold, more="reads map and colours"),
         row("first click after the start of the server, s", first_clicks[0], more="opens the index"),
         row("map drawn, warm, median s", float(np.median(paints)), "<= 3", worst),
+        row(
+            "a page without a map drawn, warm, median s", float(np.median(bares)), more="what the browser and Streamlit take"
+        ),
         row("click to neighbours, median s", float(np.median(clicks)), "<= 1", f"slowest {max(clicks):.2f}, {len(clicks)}"),
         row("memory of the server, nobody there, MiB", started[0], more=f"{started[1]:.0f} beyond mapped files"),
         row("memory after these sessions, MiB", one[0], more=f"{one[1]:.0f} beyond mapped files"),
