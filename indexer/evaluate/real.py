@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
 from indexer.train.data import LABELS, TrainingSet, load_lamost, split_stars, star_groups
+from specdb.catalog.selection import select_values
 from specdb.encoders import Card
 from specdb.errors import ReadError
 from specdb.spectra import expand_sources, get_modality
 from specdb.spectra.readers import read_source, suffixes_of
-from specdb.store import Store, matrix, read_table
+from specdb.store import Store, matrix, read_schema, read_table
 
 __all__ = ["HeldOut", "RealData", "XpSet", "held_out_stars", "load_database", "load_folder"]
 
@@ -220,13 +221,18 @@ def _stored_pairs(store: Store) -> np.ndarray:
 
 
 def _labels_of(store: Store) -> dict[int, tuple[float, ...]]:
+    """Return the labels by spectrum_id, of the first catalogue that has them for any LAMOST spectrum."""
     for name in store.tables("labels"):
-        table = read_table(store.root / name)
-        if {"spectrum_id", *LABELS} <= set(table.column_names):
-            rows = table.select(["spectrum_id", *LABELS]).to_pydict()
-            return {
-                int(i): tuple(np.nan if v is None else float(v) for v in values)
-                for i, *values in zip(*rows.values(), strict=True)
-                if i is not None
-            }
+        if not set(LABELS) <= set(read_schema(store.root / name).names):
+            continue
+        # Only SQL knows which spectra the rows of a catalogue have been matched to.
+        wanted = {label: f'CAST("{PurePath(name).stem}"."{label}" AS DOUBLE)' for label in LABELS}
+        rows = select_values(store, "lamost_lrs", wanted).to_pydict()
+        found = {
+            int(i): tuple(np.nan if v is None else float(v) for v in values)
+            for i, *values in zip(*(rows[column] for column in ("spectrum_id", *LABELS)), strict=True)
+            if any(v is not None for v in values)
+        }
+        if found:
+            return found
     return {}

@@ -7,6 +7,7 @@ finished table replaces them.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -18,10 +19,12 @@ from specdb.anomaly.features import Peak
 from specdb.anomaly.ranking import COMBINATIONS, Ranked, rank
 from specdb.anomaly.reasons import reasons, spikes
 from specdb.anomaly.scores import SCORES, FittedScore, Unavailable, chosen_scores, voting_scores
+from specdb.anomaly.scores.catalogue import values_of
 from specdb.anomaly.survey import AnomalySettings, Survey
+from specdb.catalog.selection import select_values
 from specdb.errors import DatabaseError, InputError, QueryError
 from specdb.spectra import Quality
-from specdb.store import digest, read_table
+from specdb.store import digest, read_schema, read_table
 from specdb.store.tombstones import in_sorted
 
 if TYPE_CHECKING:
@@ -205,15 +208,17 @@ def _covariates(survey: Survey) -> list[np.ndarray]:
         found = [np.where(snr > 0, np.log(snr), np.nan)]
     store = survey.db.store
     teff = np.full(len(survey), np.nan)
-    place = {i: row for row, i in enumerate(survey.ids.tolist())}
+    place = np.argsort(survey.ids)
+    # Catalogues after heads, since they count for more.
     for name in (*store.tables("predictions"), *store.tables("labels")):
-        table = read_table(store.root / name)
-        if {"spectrum_id", "teff"} <= set(table.column_names):
-            rows = [place.get(i, -1) for i in table["spectrum_id"].to_pylist()]
-            values = table["teff"].to_numpy(zero_copy_only=False).astype(np.float64)
-            for row, value in zip(rows, values.tolist(), strict=True):
-                if row >= 0 and np.isfinite(value):
-                    teff[row] = value
+        if "teff" not in read_schema(store.root / name).names:
+            continue
+        if name.startswith("labels/"):
+            table = select_values(store, survey.modality, {"teff": f'CAST("{PurePath(name).stem}"."teff" AS DOUBLE)'})
+        else:
+            table = read_table(store.root / name)
+        values = values_of(table.select(["spectrum_id", "teff"]).drop_null(), "teff", survey.ids, place)
+        teff = np.where(np.isfinite(values), values, teff)
     if np.isfinite(teff).sum() >= 200:
         found.append(teff)
     return found

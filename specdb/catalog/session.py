@@ -122,7 +122,10 @@ class Session:
         batches = self._run(statement)
         schema = next(batches)
         assert isinstance(schema, pa.Schema)
-        return pa.RecordBatchReader.from_batches(schema, batches)
+        schema = _named_once(schema)
+        return pa.RecordBatchReader.from_batches(
+            schema, (pa.record_batch(batch.columns, schema=schema) for batch in batches)
+        )
 
     def schema(self, table: str | None = None) -> pa.Table:
         """Return the columns of one table or of all: ``table, column, type, unit, ucd, description``.
@@ -273,6 +276,18 @@ def connect(
 
 def _without_indices(modality: str) -> VectorIndex:
     raise QueryError("knn and similarity need the indices: use db.sql(...), or connect(store, index=db.index)")
+
+
+def _named_once(schema: pa.Schema) -> pa.Schema:
+    """Number the columns that share a name (`teff`, `teff_1`): tables, files and JSON cannot hold two of one name."""
+    names: list[str] = []
+    for name in schema.names:
+        new, number = name, 0
+        while new in names or (number and new in schema.names):
+            number += 1
+            new = f"{name}_{number}"
+        names.append(new)
+    return pa.schema([f.with_name(name) for f, name in zip(schema, names, strict=True)], metadata=schema.metadata)
 
 
 def run_sql(

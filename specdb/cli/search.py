@@ -19,8 +19,9 @@ __all__ = ["search"]
 _SHOWN = ("rank", "score", "spectrum_id", "object_name", "ra", "dec", "snr_g", "subclass", "source_file")
 
 
-def _names(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str]:
-    return [name.strip() for name in (value or "").split(",") if name.strip()]
+def _names(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[str]:
+    """Gather names given with commas, by several options, or both."""
+    return [name.strip() for value in values for name in value.split(",") if name.strip()]
 
 
 @click.command()
@@ -34,15 +35,21 @@ def _names(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option("-k", type=int, help="Number of answers; 10 by default, or all within --radius or --min-score.")
 @click.option("--radius", type=float, metavar="DEGREES", help="All within this angle between embeddings.")
 @click.option("--min-score", type=float, metavar="COSINE", help="All with at least this similarity.")
-@click.option("--to", callback=_names, metavar="MODALITY[,...]", help="Search other modalities than the query's.")
+@click.option(
+    "--to", multiple=True, callback=_names, metavar="MODALITY[,...]", help="Search other modalities than the query's."
+)
 @click.option("--modality", help="Modality of the query where it is not clear.")
 @click.option("--where", metavar="SQL", help='Condition over metadata and labels of the answers: "teff < 4500".')
 @click.option("--fuse", type=click.Choice(["rrf", "score"]), help="One list of stars from several modalities.")
 @click.option("--exclude-same-star", is_flag=True, help="Leave out every spectrum of the query's star, not only the query.")
 @click.option("--star-radius-arcsec", type=float, default=3.0, show_default=True, help="Spectra this close are of one star.")
 @click.option("--include-self", is_flag=True, help="Keep the query itself among the answers.")
-@click.option("--with", "labels", callback=_names, metavar="CATALOGUE[,...]", help="Append the labels of catalogues.")
-@click.option("--columns", callback=_names, metavar="NAME[,...]", help="Metadata columns to append, with --from.")
+@click.option(
+    "--with", "labels", multiple=True, callback=_names, metavar="CATALOGUE[,...]", help="Append the labels of catalogues."
+)
+@click.option(
+    "--columns", multiple=True, callback=_names, metavar="NAME[,...]", help="Metadata columns to append, with --from."
+)
 @click.option("--with-spectra", is_flag=True, help="Append flux and ivar of the answers.")
 @click.option("--skip-unknown", is_flag=True, help="Leave out ids of --from that the database does not have.")
 @click.option("--explain", is_flag=True, help="Say how the search would be done, and do not search.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -160,7 +161,9 @@ def star_view(
         facts = spectra.metadata.to_pylist()[0] if spectra.metadata.num_rows else {}
         facts |= {"snr": float(prepared.snr[0]), "n_repaired": int(prepared.n_repaired[0])}
         shown = spectra
-    view = StarView(question.name, modality, question.spectrum_id, curve, {k: v for k, v in facts.items() if v is not None})
+    view = StarView(
+        Path(question.name).name, modality, question.spectrum_id, curve, {k: v for k, v in facts.items() if v is not None}
+    )
     for other in sorted(db.modalities, key=lambda name: name != modality):
         try:
             found = db.search(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from astropy.table import Table
 from click.testing import CliRunner
@@ -27,6 +28,7 @@ from specdb.anomaly import (
     run_anomalies,
 )
 from specdb.anomaly.survey import Block, Survey
+from specdb.catalog import add_labels
 from specdb.cli import cli
 from specdb.database import Database
 from specdb.errors import DatabaseError, InputError, QueryError
@@ -150,14 +152,15 @@ def test_scores_that_lack_something_say_what(db: Database) -> None:
     assert skipped["catalogue_disagreement"] == "there are no predictions; `specdb heads predict` makes them"
 
 
-def test_predictions_that_contradict_a_catalogue_are_found(db: Database) -> None:
+def test_predictions_that_contradict_a_catalogue_are_found(db: Database, tmp_path: Path) -> None:
     ids = pa.array(1000 + np.arange(N))
     rng = np.random.default_rng(3)
     truth = rng.normal(5500, 500, N)
     predicted = truth + rng.normal(0, 100, N)
     predicted[5] += 3000
+    pq.write_table(pa.table({"name": ids, "teff": truth}), tmp_path / "cat.parquet")
+    add_labels(db.store, tmp_path / "cat.parquet", "cat", id="name")
     with db.store.writing() as writer:
-        writer.put("labels/cat.parquet", pa.table({"spectrum_id": ids, "teff": truth}), {})
         columns = {"spectrum_id": ids, "teff": predicted, "teff_sigma": np.full(N, 100.0)}
         writer.put("predictions/head.parquet", pa.table(columns), {})
     run_anomalies(db, "gaia_xp", AnomalySettings(methods=("catalogue_disagreement",)))

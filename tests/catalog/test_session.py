@@ -72,6 +72,11 @@ def test_the_schema_names_units(store: Store) -> None:
             session.schema("stars")
 
 
+def test_columns_of_one_name_are_numbered(store: Store) -> None:
+    found = run_sql(store, "SELECT a.spectrum_id, b.spectrum_id, 1 AS spectrum_id_1 FROM spectra a, spectra b LIMIT 1")
+    assert found.column_names == ["spectrum_id", "spectrum_id_2", "spectrum_id_1"]
+
+
 def test_describe_summarize_explain_and_with(store: Store) -> None:
     assert "ra" in run_sql(store, "DESCRIBE lamost_lrs")["column_name"].to_pylist()
     assert run_sql(store, "SUMMARIZE SELECT ra, dec FROM spectra").num_rows == 2

@@ -83,6 +83,7 @@ def test_catalogues_are_compared_with_predictions(tmp_path: Path, stars: dict) -
 
     class Survey:
         db = specdb.open(store.root)
+        modality = "toy"
         ids = stars["ids"]
 
         def __len__(self) -> int:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 import time
+import types
 from multiprocessing.queues import Queue
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import specdb
 from indexer.compaction import compact
@@ -45,7 +48,9 @@ def read(folder: Path, reader: int, asked: Synchronized, stop: Synchronized, fou
     found.put((reader, answers))
 
 
-def test_readers_see_one_state_after_the_other(tmp_path: Path) -> None:
+def test_readers_see_one_state_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # New processes begin with the main module; tests of the page leave a script of their own there.
+    monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
     store = Store.create(tmp_path / "db", ENCODER)
     states: list[list[int]] = []
     held: list[int] = []

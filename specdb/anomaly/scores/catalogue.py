@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from specdb.anomaly.scores.score import FittedScore, Unavailable
-from specdb.store import read_table
+from specdb.catalog.selection import select_values
+from specdb.store import read_schema, read_table
 
 if TYPE_CHECKING:
     from specdb.anomaly.survey import Block, Survey
 
-__all__ = ["CatalogueDisagreement"]
+__all__ = ["CatalogueDisagreement", "values_of"]
 
 
 class CatalogueDisagreement:
@@ -32,21 +34,22 @@ class CatalogueDisagreement:
     def fit(self, survey: Survey) -> FittedScore:
         """Join predictions with catalogues."""
         store = survey.db.store
-        predictions, labels = (
-            [t for t in (read_table(store.root / name) for name in store.tables(folder)) if "spectrum_id" in t.column_names]
-            for folder in ("predictions", "labels")
-        )
+        tables = (read_table(store.root / name) for name in store.tables("predictions"))
+        predictions = [table for table in tables if "spectrum_id" in table.column_names]
         if not predictions:
             raise Unavailable("there are no predictions; `specdb heads predict` makes them")
         largest = np.full(len(survey), np.nan)
         place = np.argsort(survey.ids)
         for predicted in predictions:
-            for catalogue in labels:
-                both = set(predicted.column_names) & set(catalogue.column_names)
+            for name in store.tables("labels"):
+                both = set(predicted.column_names) & set(read_schema(store.root / name).names)
                 for label in sorted(n for n in both if f"{n}_sigma" in predicted.column_names):
-                    found = _column(predicted, label, survey.ids, place)
-                    sigma = _column(predicted, f"{label}_sigma", survey.ids, place)
-                    known = _column(catalogue, label, survey.ids, place)
+                    # Only SQL knows which spectra the rows of a catalogue have been matched to.
+                    value = {label: f'CAST("{PurePath(name).stem}"."{label}" AS DOUBLE)'}
+                    catalogue = select_values(store, survey.modality, value)
+                    found = values_of(predicted, label, survey.ids, place)
+                    sigma = values_of(predicted, f"{label}_sigma", survey.ids, place)
+                    known = values_of(catalogue.drop_null(), label, survey.ids, place)
                     with np.errstate(divide="ignore", invalid="ignore"):
                         largest = np.fmax(largest, np.abs(found - known) / sigma)
         if not np.isfinite(largest).any():
@@ -58,7 +61,7 @@ class CatalogueDisagreement:
         return score
 
 
-def _column(table: pa.Table, name: str, ids: np.ndarray, place: np.ndarray) -> np.ndarray:
+def values_of(table: pa.Table, name: str, ids: np.ndarray, place: np.ndarray) -> np.ndarray:
     """Return a column in the order of `ids`, NaN where the table has no row."""
     own = table["spectrum_id"].to_numpy()
     at = np.minimum(np.searchsorted(ids, own, sorter=place), len(ids) - 1)
