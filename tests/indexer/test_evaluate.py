@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
@@ -19,6 +20,7 @@ from indexer.evaluate.report import SECTIONS, evaluate_encoder, to_json, write_r
 from indexer.evaluate.section import Context, EvaluationSettings, Section
 from indexer.evaluate.translation import relative_error
 from indexer.train.data import TrainingSet, split_stars
+from specdb.catalog import add_labels
 from specdb.cli import cli
 from specdb.encoders import Card, Encoder
 from specdb.errors import InputError
@@ -206,13 +208,14 @@ class TestSections:
 
 
 class TestDatabase:
-    def test_pairs_and_labels_come_from_its_tables(self, two: TwoModalities) -> None:
+    def test_pairs_and_labels_come_from_its_tables(self, two: TwoModalities, tmp_path: Path) -> None:
         lamost, gaia = (pa.array(column, pa.int64()) for column in zip(*two.pairs, strict=True))
         numbers = np.linspace(4000, 8000, len(two.pairs))
-        labels = {"spectrum_id": lamost, "teff": numbers, "logg": numbers / 2000, "feh": numbers / -9000}
+        labels = {"number": lamost, "teff": numbers, "logg": numbers / 2000, "feh": numbers / -9000}
         with Store.open(two.db).writing() as writer:
             writer.put("pairs/simulated.parquet", pa.table({"lamost_lrs": lamost, "gaia_xp": gaia}), {})
-            writer.put("labels/simulated.parquet", pa.table(labels), {})
+        pq.write_table(pa.table(labels), tmp_path / "simulated.parquet")
+        add_labels(Store.open(two.db), tmp_path / "simulated.parquet", "simulated", id="number")
         found = load_database(two.db, two.encoder.card)
         assert found.lrs is not None
         assert found.xp is not None
