@@ -33,7 +33,7 @@ _INPUTS = ("shared", "private", "both", "pixels")
 @click.option("--seeds", type=int, default=1, show_default=True, help="Repetitions with other stars and weights.")
 @click.option("--test-fraction", type=float, default=0.3, show_default=True, help="Share of the stars that judge.")
 @click.option("--set", "settings", multiple=True, metavar="STRATEGY.KEY=VALUE", help="A setting, as JSON; repeatable.")
-@click.option("--name", help="Of the new head; by default HEAD-MODALITY.")
+@click.option("--name", help="Of the new head; by default HEAD_MODALITY.")
 @click.option("-o", "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for table and figures.")
 @click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
 @db_option

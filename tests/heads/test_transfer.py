@@ -261,7 +261,7 @@ def test_from_one_database_to_another(stores: tuple[Store, Store], target: dict[
     table = found.comparison.table("feh")
     assert [row["strategy"] for row in table] == ["full", "zero-shot"]
     assert set(table[0]) == {"strategy", "pixels", "both"}
-    assert load_head(here, "atm-both").card.data["like"] == "atm"
+    assert load_head(here, "atm_both").card.data["like"] == "atm"
     head = load_head(there, "moved")
     assert head.card.data["transfer"]["source"].startswith("atm")
     assert head.card.labels[0].unit == "K"
@@ -392,7 +392,7 @@ def test_the_command(stores: tuple[Store, Store], target: dict[str, np.ndarray],
     plain = run.invoke(
         cli, ["transfer", "abundances", "--to", "toy", "--target-db", str(there.root), "--db", str(here.root)]
     )
-    assert "abundances-toy: abundances as it is, for toy; its sigmas were calibrated on toy" in plain.output
+    assert "abundances_toy: abundances as it is, for toy; its sigmas were calibrated on toy" in plain.output
     wrong = run.invoke(cli, [*words, "--set", "lora=4"])
     assert wrong.exit_code == 2
     assert "write STRATEGY.KEY=VALUE" in wrong.output

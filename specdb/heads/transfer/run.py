@@ -85,7 +85,7 @@ def transfer(
         For embeddings by other weights than the head's.
     """
     target = target or store
-    save_as = save_as or f"{name}-{to}"
+    save_as = save_as or f"{name}_{to}"
     folder = head_folder(target, save_as)
     if folder == head_folder(store, name):
         raise InputError(f"the transferred head would replace its source {name}; give it another name")
@@ -119,7 +119,7 @@ def source_on(store: Store, source: Head, inputs: str, report: Report | None = N
     card = source.card
     if inputs == card.config.inputs:
         return source
-    name = f"{card.name}-{inputs}"
+    name = f"{card.name}_{inputs}"
     if name in list_heads(store):
         found = load_head(store, name)
         if np.array_equal(np.sort(found.training.ids), np.sort(source.training.ids)):
